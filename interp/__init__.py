@@ -1,0 +1,1 @@
+"""What needs both models and probes: harvest, transfer, the pseudo chain of thought, its tests, pictures and commands."""

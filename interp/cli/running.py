@@ -1,0 +1,169 @@
+"""Commands that run a model: demo, evaluate, trace, read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from interp.cli.app import OutputError, app, out, print_json, progress_bars, whole_folder
+
+if TYPE_CHECKING:
+    from interp.narration import Statement
+    from models.language_model import LanguageModel
+
+Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them) or a model folder.")]
+TaskName = Annotated[str, typer.Option(help="The task the model was trained on.")]
+Policy = Annotated[str, typer.Option(help="Unmasking policy (`denoscope policies` lists them).")]
+Seed = Annotated[int, typer.Option(help="Reproduces the run.")]
+Steps = Annotated[int | None, typer.Option(help="At most so many network calls; default: one token a call, or as the policy decides.")]
+
+
+def _load_for(model: str, task: str) -> LanguageModel:
+    from models.load import ModelError, load
+    from models.tasks import TASKS
+
+    if task not in TASKS:
+        raise OutputError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+    loaded = load(model)
+    if loaded.facts.task != task:
+        raise ModelError(f"{model} was trained on the task {loaded.facts.task!r}, not {task!r}")
+    return loaded
+
+
+@app.command()
+def demo(
+    target: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Walk the whole road on the bundled pair, in about three minutes, and write a page to open.
+
+    Harvest, probes and an SAE on the causal twin, transfer to the diffusion twin, denoising of unseen boards, the pseudo chain of thought
+    and its causal test. Writes `report.json`, `reading.jsonl`, `trace.zarr`, `readers/`, `sae/` and `index.html`.
+
+    Example: `denoscope demo --out runs/demo --seed 1`
+    """
+    with whole_folder(target, "report.json") as folder, progress_bars() as tell:
+        from interp.demo import run_demo
+
+        report, _ = run_demo(folder, seed=seed, tell=tell)
+    for finding in report.findings:
+        out.print(f"- {finding}")
+    out.print(f"{report.seconds['total']:.0f} s; open {target / 'index.html'}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    puzzles: Annotated[Path, typer.Option(help="File of puzzles: 81 characters a line, or a quizzes,solutions CSV.")],
+    task: TaskName = "sudoku",
+    policy: Policy = "threshold",
+    steps: Steps = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure how many puzzles a model solves: exact, valid, cells right, network calls. A causal model writes left to right, greedily.
+
+    Example: `denoscope evaluate sudoku-diffusion --task sudoku --puzzles boards.txt --policy threshold --json`
+    """
+    import torch
+
+    from models.evaluate import evaluate as run
+    from probes.metrics import bootstrap_mean
+
+    loaded = _load_for(model, task)
+    examples = loaded.task.read(puzzles, limit)
+    with progress_bars() as tell:
+        result = run(loaded, examples, policy=policy, steps=steps, seed=seed, on_batch=lambda done, total: tell("boards", done, total))
+    shares = {name: asdict(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()}
+    figures: dict[str, Any] = {
+        "model": result.model,
+        "fingerprint": loaded.fingerprint,
+        "policy": result.policy,
+        "puzzles": str(puzzles),
+        "seed": seed,
+        "n": len(examples),
+        **{name: share["value"] for name, share in shares.items()},
+        "steps": float(result.calls.mean()),
+        "seconds": round(result.seconds, 3),
+        "intervals": {name: [share["low"], share["high"]] for name, share in shares.items()},
+    }
+    if as_json:
+        print_json(figures)
+        return
+    table = Table("n", "exact", "valid", "cells", "steps", "seconds", title=f"{result.model}, {result.policy}")
+    shown = [f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" for share in shares.values()]
+    table.add_row(str(figures["n"]), *shown, f"{figures['steps']:.1f}", f"{figures['seconds']:.1f}")
+    out.print(table)
+
+
+@app.command()
+def trace(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The puzzle: 81 characters, 0 or . where it is empty.")],
+    target: Annotated[Path, typer.Option("--out", help="Where the trajectory goes (Zarr).")],
+    task: TaskName = "sudoku",
+    policy: Policy = "low_confidence",
+    steps: Steps = None,
+    seed: Seed = 0,
+) -> None:
+    """Denoise one prompt and record every step.
+
+    Example: `denoscope trace sudoku-diffusion --out board.zarr --prompt "53..7....6..195....98....6.8...6...3[...]8..79"`
+    """
+    from models.denoise import denoise
+
+    loaded = _load_for(model, task)
+    examples = loaded.task.parse(prompt)
+    with progress_bars() as tell:
+        run = denoise(
+            loaded,
+            loaded.task.prompt(examples),
+            policy=policy,
+            steps=steps,
+            seed=seed,
+            on_step=lambda done, left: tell("denoise", done, done + left),
+        )
+    run.save(target)
+    verdicts = loaded.task.verify(loaded.task.encode(examples).new_tensor(run.tokens(-1)), examples)
+    out.print(f"{target}: {run.n_steps} network calls, {policy}; {'solved' if verdicts.exact[0] else 'not solved'}")
+
+
+@app.command()
+def read(
+    source: Annotated[Path, typer.Argument(help="A trajectory that `denoscope trace` wrote.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for reading.jsonl and index.html.")],
+    readers: Annotated[Path | None, typer.Option(help="Readers that `denoscope demo` wrote; without, they are fitted now.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model of the trajectory, if it is not where it was.")] = None,
+    ar: Annotated[str, typer.Option(help="The causal twin that readers are learned on.")] = "sudoku-ar",
+    seed: Seed = 0,
+) -> None:
+    """Tell a trajectory as a pseudo chain of thought: statements on the terminal, as JSON lines, and as a page.
+
+    Example: `denoscope read board.zarr --out board`
+    """
+    from models.trajectory import Trajectory
+
+    trajectory = Trajectory.load(source)
+    loaded = _load_for(model or trajectory.model, trajectory.task)
+    with whole_folder(target, "reading.jsonl") as folder:
+        with progress_bars() as tell:
+            from interp.account import account_of, fit_readers, write_account
+            from interp.reading import load_readers
+
+            found = load_readers(readers, loaded) if readers else fit_readers(ar, loaded, seed=seed, tell=tell)
+            account = account_of(loaded, trajectory, found, on_step=lambda done, total: tell("read", done, total))
+        write_account(account, folder)
+    _print_statements(account.statements)
+    out.print(f"{len(account.statements)} statements; open {target / 'index.html'}")
+
+
+def _print_statements(statements: list[Statement]) -> None:
+    from interp.narration import summary_lines
+
+    for line in summary_lines(statements):
+        out.print(line, markup=False)

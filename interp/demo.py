@@ -1,0 +1,183 @@
+"""The whole road, once: harvest, probes and an SAE on the causal twin, transfer, denoising, pseudo chain of thought, its test, a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interp.account import NARRATED, Account, account_of, mixed_boards
+from interp.concepts import CONCEPTS
+from interp.faithfulness import causal_test, make_trial
+from interp.features import SaeRecipe, fit_sae, sae_entry
+from interp.findings import findings
+from interp.narration import Statement, to_jsonl
+from interp.reading import Reader, best_reader, random_reader, save_readers
+from interp.report import EvaluationEntry, ModelEntry, Report, write_report
+from interp.transfer import Puzzles, Twins, collect, estimate, transfer_table
+from interp.verdict import judge
+from interp.viz.figures import REPORT_FIGURES, confidence_figure
+from interp.viz.page import render_page, write_page
+from interp.viz.sudoku_view import board_traces
+from interp.viz.tables import report_tables
+from models.denoise import denoise
+from models.evaluate import evaluate
+from models.hookpoints import resid_post
+from models.language_model import LanguageModel
+from models.load import load
+from models.tasks.sudoku import generator
+from models.tasks.sudoku.task import SUDOKU
+from models.trajectory import Trajectory
+from probes.metrics import bootstrap_mean
+from probes.sae import save_sae
+
+Progress = Callable[[str, int, int], None]
+"""Told (stage, done, total)."""
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """How much of everything the demo does."""
+
+    evaluated: int = 100
+    fitted: int = 400
+    tested: int = 150
+    traced: int = 24
+    pushed: int = 60
+    shown: int = 6
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    tell: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        started = time.monotonic()
+        self.tell(name, 0, 1)
+        yield lambda done, total: self.tell(name, done, total)
+        self.tell(name, 1, 1)
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+
+def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int], None]) -> Iterator[EvaluationEntry]:
+    for rung in generator.RUNGS:
+        puzzles = generator.generate(n, rung, seed=seed)
+        for model in (twins.ar, twins.diffusion):
+            result = evaluate(model, puzzles, seed=seed, on_batch=on_batch)
+            shares = {
+                name: estimate(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()
+            }
+            yield EvaluationEntry(
+                model=model.name,
+                boards=rung,
+                policy=result.policy,
+                n=n,
+                steps=float(result.calls.mean()),
+                seconds=round(result.seconds, 2),
+                **shares,
+            )
+
+
+def _accounts(
+    twins: Twins, trajectory: Trajectory, readers: dict[str, Reader], controls: dict[str, Reader], on_step: Callable[[int, int], None]
+) -> tuple[Account, list[Statement]]:
+    """Returns the account by the readers, and what the controls would have had it say."""
+    total = 2 * trajectory.n_steps
+    account = account_of(twins.diffusion, trajectory, readers, lambda done, _: on_step(done, total))
+    control = account_of(twins.diffusion, trajectory, controls, lambda done, _: on_step(trajectory.n_steps + done, total))
+    return account, control.statements
+
+
+def _model_entry(model: LanguageModel) -> ModelEntry:
+    return ModelEntry(name=model.name, parameters=model.n_parameters, facts=asdict(model.facts))
+
+
+def run_demo(
+    out: Path, *, seed: int = 0, sizes: DemoSizes = DemoSizes(), tell: Progress = lambda stage, done, total: None
+) -> tuple[Report, list[Statement]]:
+    """Runs the road on the bundled pair.
+
+    Writes ``report.json``, ``reading.jsonl``, ``trace.zarr``, ``readers/``, ``sae/`` and ``index.html``. Every board is
+    of the test stream, which no training saw; fit, test, traced and pushed boards are disjoint.
+
+    Args:
+        out: An existing folder.
+        seed: Of boards, masks, draws and intervals.
+        sizes: How much of everything.
+        tell: Told (stage, done, total).
+
+    Returns:
+        The report, and the statements on the traced boards.
+    """
+    clock = _Clock(tell)
+    started = time.monotonic()
+    with clock.stage("load"):
+        twins = Twins(load("sudoku-ar"), load("sudoku-diffusion"))
+    with clock.stage("evaluate") as on_batch:
+        evaluation = list(_evaluations(twins, sizes.evaluated, seed + 1, on_batch))
+    pool = mixed_boards(sizes.fitted + sizes.tested + sizes.traced + sizes.pushed, seed)
+    cuts = np.cumsum([0, sizes.fitted, sizes.tested, sizes.traced, sizes.pushed])
+    fitted, tested, traced, pushed = (pool[slice(*cuts[index : index + 2])] for index in range(4))
+    points = [resid_post(layer) for layer in range(twins.ar.n_layers)]
+    middle = resid_post(twins.ar.n_layers // 2)
+    with clock.stage("harvest") as on_model:
+        data = collect(twins, Puzzles.of(twins.ar, fitted), Puzzles.of(twins.ar, tested), points, seed=seed, on_model=on_model)
+    with clock.stage("probes") as on_entry:
+        table = []
+        for entry in transfer_table(data, list(CONCEPTS.values()), points, seed=seed):
+            table.append(entry)
+            on_entry(len(table), len(CONCEPTS) * len(points))
+    with clock.stage("sae"):
+        recipe = SaeRecipe()
+        ar_sae, native_sae = (fit_sae(data, which, middle, recipe, seed=seed) for which in ("ar", "diffusion"))
+        sae = sae_entry(ar_sae, native_sae, data, middle, recipe, seed=seed)
+        save_sae(ar_sae, out / "sae")
+    with clock.stage("read") as on_step:
+        readers = {name: best_reader(data, CONCEPTS[name], points) for name in NARRATED}
+        controls = {name: random_reader(reader, data, seed) for name, reader in readers.items()}
+        save_readers(readers, out / "readers")
+        trajectory = denoise(twins.diffusion, SUDOKU.prompt(traced), policy="low_confidence", seed=seed)
+        trajectory.save(out / "trace.zarr")
+        account, control = _accounts(twins, trajectory, readers, controls, on_step)
+        (out / "reading.jsonl").write_text(to_jsonl(account.statements), encoding="utf-8")
+    with clock.stage("faithfulness") as on_step:
+        trial = make_trial(twins.diffusion, Puzzles.of(twins.diffusion, pushed), policy="threshold", seed=seed)
+        entries = list(causal_test(twins.diffusion, data, CONCEPTS["candidates"], points[1:-1:2], trial, seed=seed, on_step=on_step))
+    report = Report(
+        task="sudoku",
+        seed=seed,
+        models=[_model_entry(twins.ar), _model_entry(twins.diffusion)],
+        evaluation=evaluation,
+        probes=table,
+        sae=sae,
+        reading=judge(account.reading, account.statements, control, seed=seed),
+        faithfulness=entries,
+        seconds={**clock.seconds, "total": round(time.monotonic() - started, 2)},
+        findings=[],
+    )
+    report = report.model_copy(update={"findings": findings(report)})
+    _write_page(report, account, sizes.shown, out / "index.html")
+    write_report(report, out / "report.json")
+    return report, account.statements
+
+
+def _write_page(report: Report, account: Account, shown: int, path: Path) -> None:
+    samples = range(min(shown, len(account.solutions)))
+    traces = board_traces(account.reading, account.solutions, account.statements, samples)
+    html = render_page(
+        title="What a diffusion model was thinking while it solved sudoku",
+        traces=traces,
+        figures=[*(draw(report) for draw in REPORT_FIGURES.values()), confidence_figure(traces[0])],
+        findings=report.findings,
+        tables=report_tables(report),
+    )
+    write_page(html, path)

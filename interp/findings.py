@@ -1,0 +1,85 @@
+"""What a report's figures say, in sentences, whichever way they came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from interp.report import Estimate, ProbeEntry, Report
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
+
+
+def _number(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _solving(report: Report) -> Iterator[str]:
+    for boards in dict.fromkeys(entry.boards for entry in report.evaluation):
+        told = [
+            f"{entry.model} solves {_percent(entry.exact)} exactly ({entry.cells.value:.1%} of cells, {entry.steps:.1f} calls a board)"
+            for entry in report.evaluation
+            if entry.boards == boards
+        ]
+        n = next(entry.n for entry in report.evaluation if entry.boards == boards)
+        yield f"Of {n} unseen boards ({boards.replace('_', ' ')}), {'; '.join(told)}."
+
+
+def _transfer(entries: list[ProbeEntry]) -> str:
+    best = max(entries, key=lambda entry: entry.zero_shot.value)
+    text = (
+        f"A probe for “{best.concept}” learned on the causal twin reads the diffusion twin, untouched, with AUC "
+        f"{_number(best.zero_shot)} after layer {best.layer} (fitted there: {best.native.value:.3f}; shuffled "
+        f"labels {best.shuffled.value:.3f}; untrained network {best.untrained.value:.3f}): it "
+        f"{'beats' if best.beats_floors else 'does not beat'} its floors."
+    )
+    if best.beats_input:
+        return text + f" It also beats a reader of the visible peer tokens without a network ({best.input_only.value:.3f})."
+    return text + (
+        f" A reader of the visible peer tokens alone reaches {best.input_only.value:.3f}, so this shows what the network represents, "
+        "not that it infers more than is in sight."
+    )
+
+
+def _reading(report: Report) -> Iterator[str]:
+    reading = report.reading
+    yield (
+        f"Of the checkable statements in the account of {reading.boards} boards, {_percent(reading.sound)} are sound by the rules; with "
+        f"random directions in place of the probes, {_percent(reading.random_reader_sound)}. "
+        f"{_percent(reading.coverage)} of the written cells get a justification, and a cell's digit is readable "
+        f"{reading.lead_steps.value:.1f} steps before it is written."
+    )
+
+
+def _faithfulness(report: Report) -> Iterator[str]:
+    entries = [entry for entry in report.faithfulness if entry.dose == 1.0] or report.faithfulness
+    best = max(entries, key=lambda entry: entry.own_cell_flipped.value)
+    decisive = best.own_cell_flipped.low > best.own_cell_flipped_random.high
+    yield (
+        f"Pushing an unwritten cell along the causal twin's directions, as far as the two digits lie apart (layer {best.layer}), makes it "
+        f"say the pushed digit on {_percent(best.own_cell_flipped)} of boards, a random push of that length on "
+        f"{_percent(best.own_cell_flipped_random)}: what is read {'is' if decisive else 'is not shown to be'} decisive for the cell itself."
+    )
+    far = max(entries, key=lambda entry: entry.unit_moved.value - entry.unit_moved_random.value)
+    used = far.unit_moved.low > far.unit_moved_random.high
+    yield (
+        f"Inside the same call, pushed after layer {far.layer}, the other cells of its units move by {far.unit_moved.value:.2f} nats "
+        f"against {far.unit_moved_random.value:.2f} for the random push ({'a clear' if used else 'no clear'} difference), cells elsewhere by "
+        f"{far.elsewhere_moved.value:.2f}; after resuming, {_percent(far.final_changed)} of the other cells end differently, against "
+        f"{_percent(far.final_changed_random)}."
+    )
+
+
+def findings(report: Report) -> list[str]:
+    """Returns the sentences, in the order of the road."""
+    concepts = dict.fromkeys(entry.concept for entry in report.probes)
+    sae = report.sae
+    return [
+        *_solving(report),
+        *(_transfer([entry for entry in report.probes if entry.concept == concept]) for concept in concepts),
+        f"An SAE learned on the causal twin leaves {sae.ar.fvu:.1%} of the variance unexplained there and {sae.diffusion.fvu:.1%} on the "
+        f"diffusion twin (one learned on the diffusion twin: {sae.native.fvu:.1%}; turned at random: {sae.random_rotation.fvu:.1%}).",
+        *_reading(report),
+        *_faithfulness(report),
+    ]

@@ -1,0 +1,234 @@
+"""The figures of a report: pure functions from its parts to plotly figures; every score stands beside its floor and its ceiling.
+
+``layout.meta["caption"]`` holds the sentence that the page sets below a figure; ``layout.title`` is its heading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import plotly.graph_objects as go
+from plotly.graph_objects import Figure
+
+from interp.report import FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores
+from interp.viz.board_trace import BoardTrace, cell_name
+from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series, add_line, bounds, finish, small_multiples
+
+LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+LAYER_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
+
+PROBE_SERIES = (
+    Series("ar_on_ar", "causal twin (where it was fitted)", BLUE, "solid", "circle"),
+    Series("zero_shot", "diffusion twin, zero-shot", VERMILION, "solid", "square", 3.0),
+    Series("mean_shift", "diffusion, mean moved", ORANGE, "dash", "diamond"),
+    Series("affine", "diffusion, affine map", PURPLE, "dashdot", "triangle-up"),
+    Series("native", "ceiling: fitted on diffusion", GREEN, "longdash", "star"),
+    Series("input_only", "baseline: visible peers only", SKY, "longdashdot", "cross"),
+    Series("untrained", "floor: untrained network", GREY, "dash", "x"),
+    Series("shuffled", "floor: shuffled labels", GREY, "dot", "circle-open"),
+)
+
+
+def _rate(rate: str) -> str:
+    return f"{100 * float(rate):g} %"
+
+
+def _panels(probes: Sequence[ProbeEntry]) -> dict[str, list[ProbeEntry]]:
+    """Returns the entries by concept, by concept and component where several components were read, each ordered by layer."""
+    if not probes:
+        raise ValueError("no probe entries; a probe figure needs at least one")
+    several = len({entry.hook_point.split(".")[-1] for entry in probes}) > 1
+    panels: dict[str, list[ProbeEntry]] = {}
+    for entry in sorted(probes, key=lambda entry: entry.layer):
+        name = entry.concept.replace("_", " ")
+        panels.setdefault(f"{name}, {entry.hook_point.split('.')[-1]}" if several else name, []).append(entry)
+    return panels
+
+
+def probe_transfer_figure(probes: Sequence[ProbeEntry]) -> Figure:
+    """Returns one panel a concept: AUC by layer of the moved probe, between its floors and its ceiling."""
+    panels = _panels(probes)
+    figure, places = small_multiples(list(panels))
+    for place, entries in zip(places, panels.values(), strict=True):
+        for series in PROBE_SERIES:
+            estimates = [getattr(entry, series.field) for entry in entries]
+            add_line(figure, place, [float(entry.layer) for entry in entries], estimates, series, "layer %{x}: AUC")
+    values = [getattr(entry, series.field).low for entry in probes for series in PROBE_SERIES]
+    figure.update_xaxes(dtick=1, title_text="layer")
+    figure.update_yaxes(range=[min(0.45, *values) - 0.02, 1.02])
+    figure.update_yaxes(title_text="AUC, mean over heads", col=1)
+    caption = (
+        "Probes fitted on the causal twin and scored on unseen puzzles. Read the thick vermilion line (zero-shot on the diffusion twin) "
+        "against the green ceiling, the two grey floors and the sky-blue baseline, which sees the board but no network. 0.5 is chance; "
+        "bars are 95 % bootstrap intervals by puzzle. A click in the legend hides a line."
+    )
+    return finish(figure, "Probes moved from the causal twin", caption, height=80 + 290 * places[-1][0], legend_rows=3)
+
+
+def mask_rate_figure(probes: Sequence[ProbeEntry]) -> Figure:
+    """Returns one heatmap a concept: zero-shot AUC by layer and by the share of masked cells."""
+    panels = _panels(probes)
+    figure, places = small_multiples(list(panels))
+    lowest = min(estimate.value for entry in probes for estimate in entry.zero_shot_by_mask_rate.values())
+    for (row, column), entries in zip(places, panels.values(), strict=True):
+        rates = list(entries[0].zero_shot_by_mask_rate)
+        table = [[entry.zero_shot_by_mask_rate[rate] for rate in rates] for entry in entries]
+        figure.add_heatmap(
+            x=[_rate(rate) for rate in rates],
+            y=[str(entry.layer) for entry in entries],
+            z=[[estimate.value for estimate in line] for line in table],
+            customdata=[bounds(line) for line in table],
+            texttemplate="%{z:.2f}",
+            textfont={"size": 11},
+            hovertemplate=(
+                "layer %{y}, mask rate %{x}: AUC %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
+                "%{customdata[2]} puzzles<extra></extra>"
+            ),
+            coloraxis="coloraxis",
+            xgap=2,
+            ygap=2,
+            row=row,
+            col=column,
+        )
+    scale = {"colorscale": "Cividis", "cmin": min(0.5, lowest), "cmax": 1, "colorbar": {"title": {"text": "AUC"}, "thickness": 14}}
+    figure.update_layout(coloraxis=scale)
+    figure.update_xaxes(type="category", title_text="share of cells masked")
+    figure.update_yaxes(type="category")
+    figure.update_yaxes(title_text="layer", col=1)
+    caption = (
+        "The same zero-shot score, apart for each share of masked cells: a probe that only knew how far denoising had come could not keep "
+        "its score within one column."
+    )
+    return finish(figure, "Zero-shot score by mask rate", caption, height=60 + 270 * places[-1][0])
+
+
+def sae_figure(sae: SaeEntry) -> Figure:
+    """Returns bars of variance that the causal twin's SAE leaves unexplained: ceiling, causal twin, diffusion by mask rate, floor."""
+    bars: list[tuple[str, SaeScores, str, str]] = [
+        ("ceiling: SAE of<br>diffusion twin", sae.native, GREEN, "/"),
+        ("causal twin", sae.ar, BLUE, ""),
+        ("diffusion,<br>all mask rates", sae.diffusion, VERMILION, ""),
+        *((f"diffusion,<br>{_rate(rate)} masked", scores, ORANGE, "") for rate, scores in sae.diffusion_by_mask_rate.items()),
+        ("floor: turned<br>at random", sae.random_rotation, GREY, "x"),
+    ]
+    scores = [score for _, score, _, _ in bars]
+    figure = go.Figure(
+        go.Bar(
+            x=[label for label, _, _, _ in bars],
+            y=[score.fvu for score in scores],
+            customdata=[[score.l0, 100 * score.dead, score.n] for score in scores],
+            marker={
+                "color": [color for _, _, color, _ in bars],
+                "pattern": {"shape": [shape for _, _, _, shape in bars], "solidity": 0.25},
+            },
+            text=[f"{score.fvu:.2f}" for score in scores],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate=(
+                "%{x}<br>FVU %{y:.3f}<br>%{customdata[0]:.1f} active latents, %{customdata[1]:.1f} % dead<br>"
+                "%{customdata[2]} activations<extra></extra>"
+            ),
+        )
+    )
+    figure.update_yaxes(title_text="fraction of variance unexplained", rangemode="tozero")
+    figure.update_xaxes(title_text="activations it reconstructs", type="category")
+    caption = (
+        f"One {sae.architecture} SAE ({sae.d_sae} latents of {sae.d_in} dimensions, {sae.training_activations:,} activations of the causal "
+        f"twin at {sae.hook_point}), measured on both twins; lower is better, 0 is perfect. Point at a bar for active and dead latents."
+    )
+    return finish(figure, "One sparse autoencoder on both twins", caption, height=420)
+
+
+FAITHFULNESS_PANELS = (
+    ("own_cell_flipped", "own cell takes the pushed digit", "share of cells"),
+    ("unit_moved", "same row, column or box", "change of log p (nats)"),
+    ("elsewhere_moved", "elsewhere on the board", "change of log p (nats)"),
+    ("final_changed", "other cells' final digits", "share that differs"),
+)
+
+
+def faithfulness_figure(entries: Sequence[FaithfulnessEntry]) -> Figure:
+    """Returns four panels by dose, a line a layer: what a push along the probe changes, against a random push of the same length."""
+    if not entries:
+        raise ValueError("no faithfulness entries; the figure needs at least one")
+    points = sorted({(entry.layer, entry.hook_point) for entry in entries})
+    figure, places = small_multiples([title for _, title, _ in FAITHFULNESS_PANELS], wide=2, spacing=0.12)
+    for index, (layer, hook_point) in enumerate(points):
+        own = sorted((entry for entry in entries if entry.hook_point == hook_point), key=lambda entry: entry.dose)
+        color, symbol = LAYER_COLORS[index % 6], LAYER_SYMBOLS[index % 6]
+        for place, (field, _, unit) in zip(places, FAITHFULNESS_PANELS, strict=True):
+            for series in (
+                Series(field, f"layer {layer}, along the probe", color, "solid", symbol, 2.4),
+                Series(f"{field}_random", f"layer {layer}, random push", color, "dot", f"{symbol}-open", 1.4),
+            ):
+                estimates = [getattr(entry, series.field) for entry in own]
+                add_line(figure, place, [entry.dose for entry in own], estimates, series, f"dose %{{x}}: {unit}")
+            figure.update_yaxes(title_text=unit, rangemode="tozero", row=place[0], col=place[1])
+    doses = sorted({entry.dose for entry in entries})
+    figure.update_xaxes(title_text="dose (1 = distance between class means)", tickvals=doses)
+    caption = (
+        "At one unwritten cell the activations are pushed from the model's own digit towards an excluded one, along the moved probe "
+        "(solid) or a random direction of the same length (dotted); then the model goes on. A faithful reading changes its own cell and "
+        "units more than the random push does, and elsewhere less. Bars are 95 % bootstrap intervals by puzzle."
+    )
+    return finish(figure, "Does acting on what was read change what is written?", caption, height=680, legend_rows=1 + len(points) // 2)
+
+
+EVENT_MARKS = {"written, right": ("circle", "#ffffff"), "written, wrong": ("x", VERMILION), "changed": ("diamond", SKY)}
+
+
+def _cells_of(trace: BoardTrace, step: int, event: str) -> list[int]:
+    now = trace.steps[step]
+    if event == "changed":
+        return list(now.revised)
+    return [
+        cell
+        for cell in now.written
+        if cell not in now.revised and (now.digits[cell] == trace.solution[cell]) == (event == "written, right")
+    ]
+
+
+def confidence_figure(trace: BoardTrace) -> Figure:
+    """Returns the network's confidence by cell and step, cells in the order in which they were written, with marks where that happened."""
+    cells = [cell for cell in range(81) if trace.givens[cell] == 0]
+    cells.sort(key=lambda cell: (trace.first_written(cell) or len(trace.steps), cell))
+    steps = range(1, len(trace.steps))
+    names = [cell_name(cell) for cell in cells]
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=list(steps),
+        y=names,
+        z=[[trace.steps[step].confidence[cell] for step in steps] for cell in cells],
+        colorscale="Cividis",
+        zmin=0,
+        zmax=1,
+        colorbar={"title": {"text": "top<br>probability"}, "thickness": 14},
+        hovertemplate="%{y}, step %{x}: top probability %{z:.2f}<extra></extra>",
+    )
+    for name, (symbol, color) in EVENT_MARKS.items():
+        found = [(step, cell_name(cell)) for step in steps for cell in _cells_of(trace, step, name)]
+        figure.add_scatter(
+            x=[step for step, _ in found],
+            y=[cell for _, cell in found],
+            mode="markers",
+            marker={"symbol": symbol, "size": 9, "color": color, "line": {"width": 1.5, "color": "#1d2126"}},
+            name=name,
+            hovertemplate=f"%{{y}} {name} in step %{{x}}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="step (network call)", range=[0.5, len(trace.steps) - 0.5])
+    figure.update_yaxes(title_text="cell, in order of writing", type="category", categoryorder="array", categoryarray=names)
+    figure.update_yaxes(range=[len(cells) - 0.5, -0.5], tickfont_size=9, dtick=1 if len(cells) <= 60 else 2)
+    caption = (
+        f"{trace.title}: {trace.model}, policy {trace.policy}. Marks show where a cell was written; a row that is bright long before its "
+        "mark was decided early."
+    )
+    return finish(figure, "Confidence before and after writing", caption, height=160 + 12 * len(cells), legend_rows=1)
+
+
+REPORT_FIGURES: dict[str, Callable[[Report], Figure]] = {
+    "probe_transfer": lambda report: probe_transfer_figure(report.probes),
+    "mask_rate": lambda report: mask_rate_figure(report.probes),
+    "sae": lambda report: sae_figure(report.sae),
+    "faithfulness": lambda report: faithfulness_figure(report.faithfulness),
+}
+"""The figures of a report, in page order."""

@@ -1,0 +1,1 @@
+"""Causal and masked-diffusion language models: tokens in; logits, named activations and denoising trajectories out."""

@@ -1,0 +1,152 @@
+"""What must be true of a model before anything is read from it, proved by running it.
+
+Perturbation decides: changing the last token must change the first position's output exactly where attention is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.hookpoints import resid_post
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from models.language_model import LanguageModel
+
+PARITY_TOLERANCE = 1e-4
+CHANGE_FLOOR = 1e-6
+"""A logit that moves by less than this has not moved; a causal model's moves by exactly 0."""
+
+
+class ModelCheckError(RuntimeError):
+    """A model that is not what its facts say, or a bridge that is not the model."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One proved or failed statement about a model."""
+
+    name: str
+    passed: bool
+    value: float
+    """The number that decided."""
+    rule: str
+    remedy: str
+
+
+def _probe_tokens(model: LanguageModel) -> Int[Tensor, "2 pos"]:
+    """Returns two sequences, of seeded random tokens, that differ in the last one."""
+    length = min(int(model.module.config.max_position_embeddings), 64)
+    vocabulary = int(model.module.config.vocab_size)
+    tokens = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    tokens[1, -1] = (tokens[1, -1] + 1) % vocabulary
+    return tokens.to(model.device)
+
+
+def _attention_check(model: LanguageModel, forward: Callable[[Tensor], Float[Tensor, "batch pos vocab"]], what: str) -> Check:
+    tokens = _probe_tokens(model)
+    first = forward(tokens)[:, 0]
+    moved = (first[0] - first[1]).abs().max().item()
+    full = model.facts.attention == "full"
+    return Check(
+        f"{what}: attention is {model.facts.attention}",
+        moved > CHANGE_FLOOR if full else moved == 0.0,
+        moved,
+        f"changing the last token must move the first position's logits by {'more than 1e-6' if full else 'exactly 0'}",
+        "set is_causal in config.json to match the facts" if what == "network" else "correct bridge_mask in the model's family",
+    )
+
+
+def _raise_failures(model: LanguageModel, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    failed = [f"{check.name} failed: {check.rule}, measured {check.value:.3g} ({check.remedy})" for check in checks if not check.passed]
+    if failed:
+        raise ModelCheckError(f"{model.name}: " + "; ".join(failed))
+    return checks
+
+
+def prove(model: LanguageModel) -> tuple[Check, ...]:
+    """Returns the checks of the bare network, all passed: vocabulary, mask token, attention regime, finite outputs.
+
+    Raises:
+        ModelCheckError: Naming each check that failed, its number and the remedy.
+    """
+    vocabulary = int(model.module.config.vocab_size)
+    mask = model.facts.mask_token_id
+    expected = len(model.task.vocabulary)
+    finite = torch.isfinite(model.logits(_probe_tokens(model))).double().mean().item()
+    return _raise_failures(
+        model,
+        (
+            Check(
+                f"vocabulary is that of {model.task.name}",
+                vocabulary == expected,
+                vocabulary,
+                f"the task has {expected} tokens",
+                "name the right task in the facts",
+            ),
+            Check(
+                "mask token is in the vocabulary",
+                mask is None or 0 <= mask < vocabulary,
+                -1 if mask is None else mask,
+                f"it must lie in 0 to {vocabulary - 1}",
+                "correct mask_token_id in the facts",
+            ),
+            _attention_check(model, lambda tokens: model.module(input_ids=tokens, use_cache=False).logits, "network"),
+            Check("outputs are finite", finite == 1.0, finite, "every logit must be a number", "the weights are damaged"),
+        ),
+    )
+
+
+def prove_bridge(model: LanguageModel, bridge: TransformerBridge) -> tuple[Check, ...]:
+    """Returns the checks of a bridge, all passed: same logits, same attention, residual streams of the right shape, edits that matter.
+
+    Raises:
+        ModelCheckError: Naming each check that failed, its number and the remedy.
+    """
+    tokens = _probe_tokens(model)
+    arguments = model.bridge_arguments(tokens)
+
+    def forward(tokens: Tensor) -> Tensor:
+        raw: Tensor = bridge(tokens, **arguments)
+        return raw
+
+    names = [str(resid_post(layer)) for layer in range(model.n_layers)]
+    raw, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **arguments)
+    difference = (raw - model.module(input_ids=tokens, use_cache=False).logits).abs().max().item()
+    expected = (*tokens.shape, model.d_model)
+    wrong = sum(tuple(cache[name].shape) != expected for name in names)
+    return _raise_failures(
+        model,
+        (
+            Check(
+                "bridge computes the network's logits",
+                difference <= PARITY_TOLERANCE,
+                difference,
+                f"they may differ by {PARITY_TOLERANCE}",
+                "correct bridge_architecture or bridge_mask in the model's family",
+            ),
+            _attention_check(model, forward, "bridge"),
+            Check("residual streams have the right shape", wrong == 0, wrong, f"every layer must give {expected}", "correct the family"),
+            *(_edit_check(bridge, tokens, name, arguments, raw) for name in names),
+        ),
+    )
+
+
+def _edit_check(bridge: TransformerBridge, tokens: Tensor, name: str, arguments: dict[str, Tensor], raw: Tensor) -> Check:
+    """An edit that changes nothing was a silent no-op. The edit moves one component, which no norm can take out."""
+
+    def edit(activation: Tensor, hook: object) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        edited = activation.clone()
+        edited[..., 0] += activation.norm(dim=-1) + 1.0
+        return edited
+
+    with bridge.hooks(fwd_hooks=[(name, edit)]):
+        moved = (bridge(tokens, **arguments) - raw).abs().max().item()
+    return Check(f"editing {name} matters", moved > CHANGE_FLOOR, moved, "the logits must move by more than 1e-6", "correct the family")

@@ -1,0 +1,1 @@
+"""9x9 sudoku: boards, solver, generator, symmetries, files, and their form as tokens (``SUDOKU``)."""

@@ -1,0 +1,129 @@
+"""Boards with one solution, by the hardest technique they need, reproducible from a seed.
+
+A full grid is drawn at random, then cells are emptied in random order for as long as the board stays on its
+rung of the ladder, down to a number of givens drawn for that board. The ``train`` stream draws boards from even
+seeds and the ``test`` stream from odd ones, so whatever the seed of a run, no board is in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int8, UInt32
+from numba import njit
+
+from models.tasks.sudoku.board import N_CELLS
+from models.tasks.sudoku.solver import _fill_waves, _search, single_waves
+
+Rung = Literal["naked_singles", "hidden_singles", "harder"]
+Split = Literal["train", "test"]
+RUNGS: tuple[Rung, ...] = get_args(Rung)
+"""The ladder, easiest first: what suffices to fill the board with no guess; ``harder`` needs more than singles."""
+_SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """Boards and their only solutions, both ``[board, cell]`` with 0 where a cell is empty."""
+
+    givens: Int8[np.ndarray, "board cell"]
+    solutions: Int8[np.ndarray, "board cell"]
+
+    def __post_init__(self) -> None:
+        if self.givens.shape != self.solutions.shape:
+            raise ValueError(f"givens have shape {self.givens.shape} and solutions {self.solutions.shape}; they must agree")
+
+    def __len__(self) -> int:
+        return len(self.givens)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Puzzles:
+        return Puzzles(self.givens[index], self.solutions[index])
+
+
+@njit(cache=True)
+def _stays_on_rung(board: np.ndarray, rung: int) -> bool:
+    copy = board.copy()
+    waves = np.zeros(N_CELLS, dtype=np.int8)
+    if rung < 2:
+        return bool(_fill_waves(copy, rung == 1, waves))
+    return bool(_search(copy, 2, False, waves) == 1)
+
+
+@njit(cache=True)
+def _is_on_rung(board: np.ndarray, rung: int) -> bool:
+    """Returns whether the board, solvable at ``rung``, also *needs* it: no easier rung fills it."""
+    waves = np.zeros(N_CELLS, dtype=np.int8)
+    return rung == 0 or not _fill_waves(board.copy(), rung == 2, waves)
+
+
+@njit(cache=True)
+def _generate_one(seed: int, rung: int, fewest: int, most: int, givens: np.ndarray, solution: np.ndarray) -> None:
+    np.random.seed(seed)
+    while True:
+        _search(np.zeros(N_CELLS, dtype=np.int8), 1, True, solution)
+        givens[:] = solution
+        left = N_CELLS
+        target = np.random.randint(fewest, most + 1)
+        for cell in np.random.permutation(N_CELLS):
+            if left == target:
+                break
+            digit = givens[cell]
+            givens[cell] = 0
+            if not _stays_on_rung(givens, rung):
+                givens[cell] = digit
+            else:
+                left -= 1
+        if left <= most and _is_on_rung(givens, rung):
+            return
+
+
+def board_seeds(n: int, rung: Rung, *, seed: int, split: Split) -> UInt32[np.ndarray, " board"]:
+    """Returns the seed of each of ``n`` boards: even ones in ``train``, odd ones in ``test``."""
+    sequence = np.random.SeedSequence((seed, _SPLITS.index(split), RUNGS.index(rung)))
+    return sequence.generate_state(n) & np.uint32(0xFFFFFFFE) | np.uint32(_SPLITS.index(split))
+
+
+def generate(
+    n: int,
+    rung: Rung = "naked_singles",
+    *,
+    seed: int = 0,
+    split: Split = "test",
+    givens_range: tuple[int, int] = (22, 37),
+) -> Puzzles:
+    """Returns ``n`` puzzles whose hardest needed technique is ``rung``; the first ``m`` of them do not depend on ``n``.
+
+    Args:
+        n: How many.
+        rung: One of ``RUNGS``.
+        seed: Reproduces the same boards.
+        split: ``train`` for learning, ``test`` for measuring: streams that share no board.
+        givens_range: Each board draws the number of givens it aims at from here; one that cannot be emptied so far
+            without leaving its rung keeps more, up to the upper end.
+
+    Raises:
+        ValueError: On an unknown rung or split, naming the choices, or an impossible range of givens.
+    """
+    for value, choices in ((rung, RUNGS), (split, _SPLITS)):
+        if value not in choices:
+            raise ValueError(f"unknown {value!r}; choose from {', '.join(choices)}")
+    fewest, most = givens_range
+    if not 17 <= fewest <= most <= 80:
+        raise ValueError(f"givens_range is {givens_range}; it must rise and lie within 17 to 80 (no puzzle has fewer than 17)")
+    if most < 28:
+        raise ValueError(f"givens_range ends at {most}; it must reach 28, since many boards cannot be emptied further")
+    givens = np.zeros((n, N_CELLS), dtype=np.int8)
+    solutions = np.zeros((n, N_CELLS), dtype=np.int8)
+    for index, board_seed in enumerate(board_seeds(n, rung, seed=seed, split=split)):
+        _generate_one(int(board_seed), RUNGS.index(rung), fewest, most, givens[index], solutions[index])
+    return Puzzles(givens, solutions)
+
+
+def grade(board: Int8[np.ndarray, " cell"]) -> Rung:
+    """Returns the rung of a board that has one solution."""
+    for rung in RUNGS[:2]:
+        if (single_waves(board, hidden=rung == "hidden_singles") >= 0).all():
+            return rung
+    return "harder"

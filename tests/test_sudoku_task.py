@@ -1,0 +1,126 @@
+"""Sudoku as tokens: prompts, answers, judgement, and the training stream."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from models.tasks import TASKS
+from models.tasks.sudoku.board import PuzzleError, conflicts, format_board, parse_board
+from models.tasks.sudoku.generator import Puzzles, generate
+from models.tasks.sudoku.solver import search, solve
+from models.tasks.sudoku.task import MASK_ID, SEPARATOR_ID, SOLUTION, SUDOKU
+
+PUZZLES = generate(12, "hidden_singles", seed=2)
+
+
+def answer(*boards: np.ndarray, puzzles: Puzzles) -> torch.Tensor:
+    """Returns the sequences of a batch with these boards as answers."""
+    tokens = SUDOKU.encode(puzzles)
+    tokens[:, SOLUTION] = torch.from_numpy(np.stack(boards).astype(np.int64))
+    return tokens
+
+
+def test_the_tables_name_the_task() -> None:
+    assert TASKS["sudoku"] is SUDOKU
+
+
+def test_constants_agree() -> None:
+    assert SUDOKU.length == SUDOKU.encode(PUZZLES).shape[1] == 163
+    assert SUDOKU.target == SOLUTION == slice(82, 163)
+    assert SUDOKU.vocabulary[SUDOKU.mask_token_id] == "[MASK]"
+    assert SUDOKU.vocabulary[SEPARATOR_ID] == "[SEP]"
+    assert [SUDOKU.vocabulary[digit] for digit in range(10)] == list("0123456789")
+
+
+def test_a_sequence_holds_givens_separator_and_solution() -> None:
+    tokens = SUDOKU.encode(PUZZLES).numpy()
+    assert (tokens[:, :81] == PUZZLES.givens).all()
+    assert (tokens[:, 81] == SEPARATOR_ID).all()
+    assert (SUDOKU.boards(SUDOKU.encode(PUZZLES)) == PUZZLES.solutions).all()
+
+
+def test_a_prompt_masks_what_is_asked_for_and_nothing_else() -> None:
+    prompt, whole = SUDOKU.prompt(PUZZLES), SUDOKU.encode(PUZZLES)
+    masked = prompt == MASK_ID
+    assert (masked[:, SOLUTION].numpy() == (PUZZLES.givens == 0)).all()
+    assert not masked[:, :82].any()
+    assert (prompt[~masked] == whole[~masked]).all()
+    assert (SUDOKU.boards(prompt) == PUZZLES.givens).all()
+    assert (torch.where(masked, whole, prompt) == whole).all()
+
+
+def test_the_reference_answer_is_exact_valid_and_all_right() -> None:
+    verdicts = SUDOKU.verify(SUDOKU.encode(PUZZLES), PUZZLES)
+    assert verdicts.exact.all()
+    assert verdicts.valid.all()
+    assert (verdicts.cells == 1).all()
+
+
+def test_an_unanswered_prompt_is_all_wrong() -> None:
+    verdicts = SUDOKU.verify(SUDOKU.prompt(PUZZLES), PUZZLES)
+    assert not verdicts.exact.any()
+    assert not verdicts.valid.any()
+    assert (verdicts.cells == 0).all()
+
+
+def test_another_completion_of_a_board_with_several_is_valid_and_not_exact() -> None:
+    givens = parse_board("8.........59.......76.........832765...476198...951243....9.516...6.4982......437")
+    reference = search(givens).first
+    assert reference is not None
+    others = []
+    for cell in np.flatnonzero(givens == 0):
+        for digit in range(1, 10):
+            trial = givens.copy()
+            trial[cell] = digit
+            found = search(trial)
+            if found.first is not None and (found.first != reference).any():
+                others.append(found.first)
+    puzzles = Puzzles(np.stack([givens] * len(others)), np.stack([reference] * len(others)))
+    verdicts = SUDOKU.verify(answer(*others, puzzles=puzzles), puzzles)
+    assert len(others) >= 8
+    assert verdicts.valid.all()
+    assert not verdicts.exact.any()
+    assert ((verdicts.cells > 0) & (verdicts.cells < 1)).any()
+
+
+def test_a_full_board_that_changes_a_given_is_not_valid() -> None:
+    boards = PUZZLES.solutions % 9 + 1  # a relabelling: it keeps the rules and not the givens
+    assert not conflicts(boards).any()
+    verdicts = SUDOKU.verify(answer(*boards, puzzles=PUZZLES), PUZZLES)
+    assert not verdicts.valid.any()
+    assert (verdicts.cells == 0).all()
+
+
+def test_the_share_of_cells_counts_only_what_was_asked_for() -> None:
+    boards = PUZZLES.solutions.copy()
+    wrong = [np.flatnonzero(givens == 0)[:3] for givens in PUZZLES.givens]
+    for board, cells in zip(boards, wrong, strict=True):
+        board[cells] = board[cells] % 9 + 1
+    verdicts = SUDOKU.verify(answer(*boards, puzzles=PUZZLES), PUZZLES)
+    asked = (PUZZLES.givens == 0).sum(axis=1)
+    assert np.allclose(verdicts.cells, (asked - 3) / asked)
+    assert not verdicts.valid.any()
+
+
+def test_a_puzzle_is_parsed_and_solved() -> None:
+    parsed = SUDOKU.parse(format_board(PUZZLES.givens[0]))
+    assert (parsed.givens == PUZZLES.givens[:1]).all()
+    assert (parsed.solutions == PUZZLES.solutions[:1]).all()
+    with pytest.raises(PuzzleError, match="more than one solution"):
+        SUDOKU.parse("." * 81)
+
+
+def test_training_resumes_at_a_step_with_the_same_batch() -> None:
+    whole = list(islice(SUDOKU.training_sequences(50, 16, seed=4), 6))
+    resumed = list(islice(SUDOKU.training_sequences(50, 16, seed=4, first_step=3), 3))
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], resumed, strict=True))
+    assert len({tuple(row) for batch in whole for row in batch.tolist()}) == 6 * 16
+    assert not torch.equal(whole[0], next(SUDOKU.training_sequences(50, 16, seed=5)))
+
+
+def test_training_sequences_are_puzzles_with_their_solutions() -> None:
+    for row in next(SUDOKU.training_sequences(30, 40, seed=1)).numpy():
+        givens, solution = row[:81].astype(np.int8), row[82:].astype(np.int8)
+        assert (solve(givens) == solution).all()
