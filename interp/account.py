@@ -44,14 +44,29 @@ def mixed_boards(n: int, seed: int) -> generator.Puzzles:
 
 
 def fit_readers(
-    ar: str, diffusion: LanguageModel, *, seed: int = 0, tell: Callable[[str, int, int], None] = lambda stage, done, total: None
+    ar: str,
+    diffusion: LanguageModel,
+    *,
+    sizes: tuple[int, int] = (300, 100),
+    seed: int = 0,
+    tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> dict[str, Reader]:
-    """Returns readers of the narrated concepts, learned on a causal twin (a name or folder) and calibrated on the diffusion twin."""
+    """Returns readers of the narrated concepts, learned on a causal twin and calibrated on the diffusion twin.
+
+    Args:
+        ar: The causal twin, a bundled name or a folder.
+        diffusion: The diffusion twin.
+        sizes: Boards to fit on, and others to calibrate on.
+        seed: Of boards and masks.
+        tell: Told (stage, done, total).
+    """
     twins = Twins(load(ar), diffusion)
-    boards = mixed_boards(400, seed)
+    boards = mixed_boards(sum(sizes), seed)
     points = [resid_post(layer) for layer in range(diffusion.n_layers)]
     tell("fit readers", 0, len(NARRATED) + 1)
-    data = collect(twins, Puzzles.of(diffusion, boards[:300]), Puzzles.of(diffusion, boards[300:]), points, untrained=False, seed=seed)
+    data = collect(
+        twins, Puzzles.of(diffusion, boards[: sizes[0]]), Puzzles.of(diffusion, boards[sizes[0] :]), points, untrained=False, seed=seed
+    )
     readers: dict[str, Reader] = {}
     for name in NARRATED:
         tell("fit readers", len(readers) + 1, len(NARRATED) + 1)

@@ -90,11 +90,16 @@ def _calls(reading: Reading, solutions: Int8[np.ndarray, "sample cell"]) -> Iter
 
 
 def _only_place(call: _Call, cell: int, digit: int) -> tuple[int, float] | None:
-    """Returns the unit in which every other unwritten cell reads as excluding the digit, and how surely; None where there is none."""
+    """Returns the unit in which every other unwritten cell reads as excluding the digit, and how surely; None where there is none.
+
+    A unit with no other unwritten cell does not count: that says nothing about what was read.
+    """
     best: tuple[int, float] | None = None
     for unit in UNITS_OF[cell]:
         others = [int(other) for other in UNITS[unit] if other != cell and call.before[other] == 0]
-        likeliest = max((float(call.candidates[other, digit - 1]) for other in others), default=0.0)
+        if not others:
+            continue
+        likeliest = max(float(call.candidates[other, digit - 1]) for other in others)
         if likeliest < POSSIBLE and (best is None or 1 - likeliest > best[1]):
             best = int(unit), 1 - likeliest
     return best

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+GREATEST_SEED = 2**32 - 1
+"""Every random generator that a command seeds takes 0 to this."""
 
 app = typer.Typer(
     name="denoscope",
@@ -101,8 +103,12 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         raise OutputError(f"{target} exists and is no folder; choose another --out")
     if target.is_dir() and any(target.iterdir()) and not (target / marker).exists():
         raise OutputError(f"{target} holds other files (no {marker}); choose an empty or new --out")
+    target = target.resolve()  # "." has no name, and a link is not to be replaced itself
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be made: {error.strerror}; choose another --out") from None
     try:
         yield partial
         if target.exists():

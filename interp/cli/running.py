@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interp.cli.app import OutputError, app, out, print_json, progress_bars, whole_folder
+from interp.cli.app import GREATEST_SEED, OutputError, app, out, print_json, progress_bars, whole_folder
 
 if TYPE_CHECKING:
     from interp.narration import Statement
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them) or a model folder.")]
 TaskName = Annotated[str, typer.Option(help="The task the model was trained on.")]
 Policy = Annotated[str, typer.Option(help="Unmasking policy (`denoscope policies` lists them).")]
-Seed = Annotated[int, typer.Option(help="Reproduces the run.")]
+Seed = Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Reproduces the run.")]
 Steps = Annotated[int | None, typer.Option(help="At most so many network calls; default: one token a call, or as the policy decides.")]
 
 
@@ -116,7 +116,9 @@ def trace(
     Example: `denoscope trace sudoku-diffusion --out board.zarr --prompt "53..7....6..195....98....6.8...6...3[...]8..79"`
     """
     from models.denoise import denoise
+    from models.trajectory import check_free
 
+    check_free(target)
     loaded = _load_for(model, task)
     examples = loaded.task.parse(prompt)
     with progress_bars() as tell:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.app import OutputError, app, errors, out
+from interp.cli.app import GREATEST_SEED, OutputError, app, errors, out
 
 
 class _Objective(StrEnum):
@@ -27,7 +27,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Train for so many steps; reproducible.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 128,
     examples: Annotated[int, typer.Option(help="Examples generated before augmentation.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Of weights, boards, augmentation and masks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Of weights, boards, augmentation and masks.")] = 0,
 ) -> None:
     """Train a causal twin, or grow a diffusion twin from one. Interrupt it as you like: the same command goes on from its checkpoint.
 
@@ -35,7 +35,8 @@ def train(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from models.train import CHECKPOINT_NAME, TrainingPlan, TrainingStatus
+    from models.checkpoint import CHECKPOINT_NAME
+    from models.train import TrainingPlan, TrainingStatus
     from models.train import train as run
 
     if (target / "config.json").exists() and not (target / CHECKPOINT_NAME).exists():
