@@ -50,6 +50,7 @@ class DemoSizes:
     traced: int = 24
     pushed: int = 60
     shown: int = 6
+    sae_steps: int = 300
 
 
 @dataclass
@@ -137,7 +138,7 @@ def run_demo(
             table.append(entry)
             on_entry(len(table), len(CONCEPTS) * len(points))
     with clock.stage("sae"):
-        recipe = SaeRecipe()
+        recipe = SaeRecipe(steps=sizes.sae_steps)
         ar_sae, native_sae = (fit_sae(data, which, middle, recipe, seed=seed) for which in ("ar", "diffusion"))
         sae = sae_entry(ar_sae, native_sae, data, middle, recipe, seed=seed)
         save_sae(ar_sae, out / "sae")

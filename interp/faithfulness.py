@@ -16,9 +16,10 @@ from torch import Tensor
 from interp.concepts import Concept
 from interp.report import Estimate, FaithfulnessEntry
 from interp.transfer import Puzzles, TransferData, estimate, labels_of
+from models.backends import Edit
 from models.denoise import StepContext, denoise
 from models.hookpoints import HookPoint
-from models.language_model import Edit, LanguageModel
+from models.language_model import LanguageModel
 from models.tasks.sudoku.board import PEERS
 from models.tasks.sudoku.task import SOLUTION
 from probes.controls import random_directions

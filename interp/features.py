@@ -25,7 +25,7 @@ class SaeRecipe:
 
     d_sae: int = 1024
     k: int = 16
-    steps: int = 600
+    steps: int = 300
     batch: int = 1024
 
 

@@ -65,8 +65,8 @@ def _faithfulness(report: Report) -> Iterator[str]:
     used = far.unit_moved.low > far.unit_moved_random.high
     yield (
         f"Inside the same call, pushed after layer {far.layer}, the other cells of its units move by {far.unit_moved.value:.2f} nats "
-        f"against {far.unit_moved_random.value:.2f} for the random push ({'a clear' if used else 'no clear'} difference), cells elsewhere by "
-        f"{far.elsewhere_moved.value:.2f}; after resuming, {_percent(far.final_changed)} of the other cells end differently, against "
+        f"against {far.unit_moved_random.value:.2f} for the random push ({'a clear' if used else 'no clear'} difference), cells elsewhere "
+        f"by {far.elsewhere_moved.value:.2f}; after resuming, {_percent(far.final_changed)} of the other cells end differently, against "
         f"{_percent(far.final_changed_random)}."
     )
 

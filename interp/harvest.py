@@ -17,6 +17,10 @@ BATCH = 64
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+class HarvestError(ValueError):
+    """A harvest that cannot be made."""
+
+
 @dataclass(frozen=True)
 class Harvest:
     """Activations at sites: ``activations[point]`` has one row a site."""
@@ -41,11 +45,11 @@ def mask_canvas(
     """Returns the sequences with a share ``rates`` of their asked-for positions masked: exactly so many, at least one, drawn uniformly.
 
     Raises:
-        ValueError: On a rate outside 0 to 1.
+        HarvestError: On a rate outside 0 to 1.
     """
     if not ((rates > 0) & (rates <= 1)).all():
         wrong = rates[~((rates > 0) & (rates <= 1))][0].item()
-        raise ValueError(f"a mask rate is {wrong:g}; it must be greater than 0 and at most 1")
+        raise HarvestError(f"a mask rate is {wrong:g}; it must be greater than 0 and at most 1")
     chance = torch.rand(sequences.shape, generator=generator).masked_fill(~asked, torch.inf)
     rank = chance.argsort(1).argsort(1)
     count = (asked.sum(1) * rates).round().clamp(min=1)
@@ -124,7 +128,7 @@ def harvest(
 
     Raises:
         HookPointError: Where the model lacks a point.
-        ValueError: On a mask rate outside 0 to 1.
+        HarvestError: On a mask rate outside 0 to 1.
     """
     generator = torch.Generator().manual_seed(seed)
     mask_id = model.task.mask_token_id

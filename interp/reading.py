@@ -157,6 +157,12 @@ def _empty_scores(trajectory: Trajectory, reader: Reader, positions: Sequence[in
     ).astype("float32")
 
 
+def check_model(model: LanguageModel, trajectory: Trajectory) -> None:
+    """Raises ReadingError where the trajectory is of another model."""
+    if trajectory.fingerprint != model.fingerprint:
+        raise ReadingError(f"the trajectory is of {trajectory.fingerprint}, and {model.name} is {model.fingerprint}; trace it again")
+
+
 def read(
     model: LanguageModel,
     trajectory: Trajectory,
@@ -168,10 +174,7 @@ def read(
     Raises:
         ReadingError: Where the trajectory is of another model, or a reader reads another one.
     """
-    if trajectory.fingerprint != model.fingerprint:
-        raise ReadingError(
-            f"the trajectory is of {trajectory.fingerprint}, and the model is {model.fingerprint}; trace it again with this model"
-        )
+    check_model(model, trajectory)
     for reader in readers.values():
         if reader.reads != model.fingerprint:
             raise ReadingError(f"{reader.name} reads {reader.reads}, and the model is {model.fingerprint}")

@@ -22,6 +22,10 @@ from probes.linear import LinearProbe, fit_logistic
 from probes.metrics import Interval, bootstrap_auc
 
 
+class TransferError(ValueError):
+    """Models that are no twins, or data that lack a floor."""
+
+
 @dataclass(frozen=True)
 class Twins:
     """A causal model and the masked-diffusion model grown from it, of one shape and vocabulary."""
@@ -31,13 +35,13 @@ class Twins:
 
     def __post_init__(self) -> None:
         if self.ar.facts.objective != "causal" or self.diffusion.facts.objective != "masked":
-            raise ValueError(
+            raise TransferError(
                 f"twins are a causal and a masked model; got {self.ar.name} ({self.ar.facts.objective}) and "
                 f"{self.diffusion.name} ({self.diffusion.facts.objective})"
             )
         shapes = [(model.facts.task, model.n_layers, model.d_model) for model in (self.ar, self.diffusion)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"twins have one task and shape; {self.ar.name} has {shapes[0]} and {self.diffusion.name} {shapes[1]}")
+            raise TransferError(f"twins have one task and shape; {self.ar.name} has {shapes[0]} and {self.diffusion.name} {shapes[1]}")
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _transfer_one(data: TransferData, concept: Concept, point: HookPoint, baseli
     zero_shot = on_diffusion(reader)
     shuffled = on_diffusion(fit_reader(data, "ar", concept, point, shuffle_seed=seed))
     if data.untrained is None:
-        raise ValueError("a transfer entry needs its untrained floor; collect the data with untrained=True")
+        raise TransferError("a transfer entry needs its untrained floor; collect the data with untrained=True")
     untrained_test = data.untrained.test
     untrained = _judge(
         fit_reader(data, "untrained", concept, point),

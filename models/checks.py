@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.hookpoints import resid_post
+from models.hookpoints import HookPoint, resid_post
 
 if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
+    from models.backends import Backend
     from models.language_model import LanguageModel
 
 PARITY_TOLERANCE = 1e-4
@@ -26,7 +25,7 @@ CHANGE_FLOOR = 1e-6
 
 
 class ModelCheckError(RuntimeError):
-    """A model that is not what its facts say, or a bridge that is not the model."""
+    """A model that is not what its facts say, or a backend that is not the model."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,14 @@ def prove(model: LanguageModel) -> tuple[Check, ...]:
             Check(
                 f"vocabulary is that of {model.task.name}",
                 vocabulary == expected,
-                vocabulary,
+                float(vocabulary),
                 f"the task has {expected} tokens",
                 "name the right task in the facts",
             ),
             Check(
                 "mask token is in the vocabulary",
                 mask is None or 0 <= mask < vocabulary,
-                -1 if mask is None else mask,
+                -1.0 if mask is None else float(mask),
                 f"it must lie in 0 to {vocabulary - 1}",
                 "correct mask_token_id in the facts",
             ),
@@ -104,49 +103,44 @@ def prove(model: LanguageModel) -> tuple[Check, ...]:
     )
 
 
-def prove_bridge(model: LanguageModel, bridge: TransformerBridge) -> tuple[Check, ...]:
-    """Returns the checks of a bridge, all passed: same logits, same attention, residual streams of the right shape, edits that matter.
+def prove_backend(model: LanguageModel, backend: Backend) -> tuple[Check, ...]:
+    """Returns the checks of a backend, all passed: same logits, same attention, residual streams of the right shape, edits that matter.
 
     Raises:
         ModelCheckError: Naming each check that failed, its number and the remedy.
     """
     tokens = _probe_tokens(model)
-    arguments = model.bridge_arguments(tokens)
-
-    def forward(tokens: Tensor) -> Tensor:
-        raw: Tensor = bridge(tokens, **arguments)
-        return raw
-
-    names = [str(resid_post(layer)) for layer in range(model.n_layers)]
-    raw, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **arguments)
+    points = [resid_post(layer) for layer in range(model.n_layers)]
+    raw, cache = backend.run(tokens, {}, points)
     difference = (raw - model.module(input_ids=tokens, use_cache=False).logits).abs().max().item()
     expected = (*tokens.shape, model.d_model)
-    wrong = sum(tuple(cache[name].shape) != expected for name in names)
+    wrong = sum(tuple(cache[point].shape) != expected for point in points)
     return _raise_failures(
         model,
         (
             Check(
-                "bridge computes the network's logits",
+                f"{backend.name} computes the network's logits",
                 difference <= PARITY_TOLERANCE,
                 difference,
                 f"they may differ by {PARITY_TOLERANCE}",
                 "correct bridge_architecture or bridge_mask in the model's family",
             ),
-            _attention_check(model, forward, "bridge"),
-            Check("residual streams have the right shape", wrong == 0, wrong, f"every layer must give {expected}", "correct the family"),
-            *(_edit_check(bridge, tokens, name, arguments, raw) for name in names),
+            _attention_check(model, lambda tokens: backend.run(tokens, {}, ())[0], backend.name),
+            Check(
+                "residual streams have the right shape", wrong == 0, float(wrong), f"every layer must give {expected}", "correct the family"
+            ),
+            *(_edit_check(backend, tokens, point, raw) for point in points),
         ),
     )
 
 
-def _edit_check(bridge: TransformerBridge, tokens: Tensor, name: str, arguments: dict[str, Tensor], raw: Tensor) -> Check:
+def _edit_check(backend: Backend, tokens: Int[Tensor, "batch pos"], point: HookPoint, raw: Tensor) -> Check:
     """An edit that changes nothing was a silent no-op. The edit moves one component, which no norm can take out."""
 
-    def edit(activation: Tensor, hook: object) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+    def edit(activation: Tensor) -> Tensor:
         edited = activation.clone()
         edited[..., 0] += activation.norm(dim=-1) + 1.0
         return edited
 
-    with bridge.hooks(fwd_hooks=[(name, edit)]):
-        moved = (bridge(tokens, **arguments) - raw).abs().max().item()
-    return Check(f"editing {name} matters", moved > CHANGE_FLOOR, moved, "the logits must move by more than 1e-6", "correct the family")
+    moved = (backend.run(tokens, {point: edit}, ())[0] - raw).abs().max().item()
+    return Check(f"editing {point} matters", moved > CHANGE_FLOOR, moved, "the logits must move by more than 1e-6", "correct the family")

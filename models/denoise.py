@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from models.backends import Edit
 from models.hookpoints import HookPoint
-from models.language_model import Edit, LanguageModel
+from models.language_model import LanguageModel
 from models.trajectory import Recorder, Trajectory
 from models.unmasking import PolicyError, Scores, resolve_policy
 
@@ -64,30 +67,42 @@ class _SampleNoise:
     """Uniform random numbers from one generator a sample, so that a sample's draws do not depend on its batch."""
 
     def __init__(self, seed: int, sample_ids: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed((seed << 32) + sample) for sample in sample_ids]
+        self._generators = [np.random.default_rng((seed, sample)) for sample in sample_ids]
 
     def draw(self, rows: Int[Tensor, " row"], *shape: int) -> Tensor:
         """Returns uniform numbers of shape ``(row, *shape)``."""
-        return torch.stack([torch.rand(*shape, generator=self._generators[int(row)]) for row in rows]).to(rows.device)
+        drawn = np.stack([self._generators[int(row)].random(shape, dtype=np.float32) for row in rows])
+        return torch.from_numpy(drawn).to(rows.device)
 
 
-def _check(model: LanguageModel, tokens: Int[Tensor, "batch pos"], steps: int | None, temperature: float) -> int:
+def _check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
+    """Raises PromptError where the model cannot read these tokens."""
+    if tokens.ndim != 2 or len(tokens) == 0:
+        raise PromptError(f"tokens have shape {tuple(tokens.shape)}; they must be (batch, pos) with at least one sample")
+    config = model.module.config
+    longest, vocabulary = int(config.max_position_embeddings), int(config.vocab_size)
+    if tokens.shape[1] > longest:
+        raise PromptError(f"the prompt has {tokens.shape[1]} positions; {model.name} reads at most {longest}")
+    outside = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if len(outside):
+        raise PromptError(f"the prompt holds the token {int(outside[0])}; the tokens of {model.name} are 0 to {vocabulary - 1}")
+
+
+def _check(model: LanguageModel, tokens: Int[Tensor, "batch pos"], steps: int | None, temperature: float, ids: Sequence[int]) -> int:
     """Returns the mask token's id, or raises the error that says why these tokens cannot be denoised."""
     mask = model.facts.mask_token_id
     if mask is None:
         raise PromptError(f"{model.name} is a causal model: it has no mask token to denoise; use a masked (diffusion) model")
-    if tokens.ndim != 2 or len(tokens) == 0:
-        raise PromptError(f"tokens have shape {tuple(tokens.shape)}; they must be (batch, pos) with at least one sample")
-    longest = int(model.module.config.max_position_embeddings)
-    if tokens.shape[1] > longest:
-        raise PromptError(f"the prompt has {tokens.shape[1]} positions; {model.name} reads at most {longest}")
+    _check_tokens(model, tokens)
     empty = torch.nonzero(~(tokens == mask).any(1)).flatten().tolist()
     if empty:
         raise PromptError(f"samples {empty[:5]} have no masked position: there is nothing to write")
+    if len(ids) != len(tokens):
+        raise PromptError(f"there are {len(ids)} sample_ids for {len(tokens)} samples; give one each")
     if steps is not None and steps < 1:
         raise PolicyError(f"steps is {steps}; it must be at least 1")
-    if temperature < 0:
-        raise PolicyError(f"temperature is {temperature}; it must be 0 (greedy) or greater")
+    if not 0 <= temperature < math.inf:
+        raise PolicyError(f"temperature is {temperature}; it must be 0 (greedy) or greater, and finite")
     return mask
 
 
@@ -115,20 +130,23 @@ def denoise(
         steps: At most so many network calls a sample, masked positions spread evenly over them; None writes one position a call (or,
             with ``threshold``, as many as are sure).
         temperature: 0 writes the most probable token; above, a sample of the tempered distribution.
-        seed: Reproduces the run. A sample's random numbers depend on ``seed`` and its id only, not on its batch.
+        seed: Reproduces the run, 0 or greater. A sample's random numbers depend on ``seed`` and its id only, not on its batch.
         sample_ids: Identity of each sample; its row number unless given.
         edits: Interventions on activations, asked for before every call.
         on_step: Told (positions written, positions left) after every call.
 
     Raises:
-        PromptError: On a causal model, a sample with nothing masked, or one too long.
+        PromptError: On a causal model, a sample with nothing masked, one too long, or a token outside the vocabulary.
         PolicyError: On an unknown policy or option, or an impossible budget.
     """
-    mask = _check(model, tokens, steps, temperature)
+    ids = range(len(tokens)) if sample_ids is None else sample_ids
+    mask = _check(model, tokens, steps, temperature, ids)
+    if seed < 0:
+        raise PolicyError(f"seed is {seed}; it must be 0 or greater")
     select, all_options = resolve_policy(policy, options or {})
     canvas = tokens.clone().to(model.device)
     writable = canvas == mask
-    noise = _SampleNoise(seed, range(len(canvas)) if sample_ids is None else sample_ids)
+    noise = _SampleNoise(seed, ids)
     recorder = Recorder(canvas.cpu().numpy(), writable.cpu().numpy(), mask)
     step = 0
     while (masked := canvas == mask).any():
@@ -168,11 +186,14 @@ def write_left_to_right(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) 
     Positions already written are kept. Keys and values are cached, so a position costs one single-token call.
 
     Raises:
-        PromptError: On a model that is not causal.
+        PromptError: On a model that is not causal, a prompt it cannot read, or one whose first position is to be written.
     """
     if model.facts.objective != "causal":
         raise PromptError(f"{model.name} is a masked model; it is denoised, not written left to right (policy `sequential` does so)")
+    _check_tokens(model, tokens)
     unwritten = tokens == model.task.mask_token_id
+    if unwritten[:, 0].any():
+        raise PromptError(f"the first position is to be written, and {model.name} predicts a token from those before it")
     canvas = tokens.clone()
     cache, read = None, 0
     for position in torch.nonzero(unwritten.any(0)).flatten().tolist():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from models.denoise import denoise, write_left_to_right
 from models.language_model import LanguageModel
 from models.tasks import Verdicts
+from models.unmasking import PolicyError, resolve_policy
 
 BATCH = 100
 
@@ -34,32 +36,42 @@ def evaluate(
     model: LanguageModel,
     examples: Any,
     *,
-    policy: str = "threshold",
+    policy: str = "low_confidence",
     options: Mapping[str, float] | None = None,
     steps: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Returns the verdicts on ``examples`` (of the model's task), in their order; a masked model denoises, a causal one writes greedily."""
+    """Returns the verdicts on ``examples`` (of the model's task), in their order; a masked model denoises, a causal one writes greedily.
+
+    Raises:
+        PolicyError: On an unknown policy or option, whatever the model; on steps or a temperature for a causal one.
+    """
+    resolve_policy(policy, options or {})
     task, causal = model.task, model.facts.objective == "causal"
-    prompts = task.prompt(examples)
-    parts: list[Verdicts] = []
-    calls: list[np.ndarray] = []
+    if causal and (steps is not None or temperature):
+        raise PolicyError(f"{model.name} is a causal model: it writes greedily, one token a call; steps and temperature are not for it")
+    answers = task.prompt(examples)
+    unwritten = answers == task.mask_token_id
+    calls = unwritten.sum(1).numpy()
+    asked = torch.nonzero(unwritten.any(1)).flatten()
     started = time.monotonic()
-    for start in range(0, len(prompts), BATCH):
-        batch = slice(start, min(start + BATCH, len(prompts)))
+    for rows in asked.split(BATCH) if len(asked) else ():
         if causal:
-            answers = write_left_to_right(model, prompts[batch])
-            calls.append((prompts[batch] == task.mask_token_id).sum(1).numpy())
+            answers[rows] = write_left_to_right(model, answers[rows])
         else:
-            ids = range(batch.start, batch.stop)
             run = denoise(
-                model, prompts[batch], policy=policy, options=options, steps=steps, temperature=temperature, seed=seed, sample_ids=ids
+                model,
+                answers[rows],
+                policy=policy,
+                options=options,
+                steps=steps,
+                temperature=temperature,
+                seed=seed,
+                sample_ids=rows.tolist(),
             )
-            answers = prompts.new_tensor(run.tokens(-1))
-            calls.append(run.calls)
-        parts.append(task.verify(answers, examples[batch]))
-        on_batch(batch.stop, len(prompts))
-    verdicts = Verdicts(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Verdicts)})
-    return Evaluation(model.name, "greedy" if causal else policy, verdicts, np.concatenate(calls), time.monotonic() - started)
+            answers[rows], calls[rows.numpy()] = torch.from_numpy(run.tokens(-1)), run.calls
+        on_batch(int(rows[-1]) + 1, len(answers))
+    verdicts = task.verify(answers, examples)
+    return Evaluation(model.name, "greedy" if causal else policy, verdicts, calls, time.monotonic() - started)

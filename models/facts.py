@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -33,13 +34,7 @@ class ModelFacts:
     """The task whose vocabulary the model speaks."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("objective", get_args(Objective)), ("attention", get_args(Attention)), ("logit_shift", (0, 1))):
-            if getattr(self, name) not in choices:
-                raise FactsError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(map(str, choices))}")
-        if self.objective == "masked" and self.mask_token_id is None:
-            raise FactsError("a masked model needs a mask_token_id")
-        if self.objective == "causal" and (self.attention, self.logit_shift) != ("causal", 1):
-            raise FactsError(f"a causal model has causal attention and logit_shift 1, not {self.attention!r} and {self.logit_shift}")
+        _check(asdict(self))
 
     def to_config(self) -> dict[str, Any]:
         """Returns the entry to store under ``CONFIG_KEY``."""
@@ -61,4 +56,21 @@ class ModelFacts:
         known = {field.name for field in fields(cls)}
         if set(stated) != known:
             raise FactsError(f"its facts name {sorted(stated)}; they must be exactly {sorted(known)}")
+        _check(stated)
         return cls(**stated)
+
+
+def _check(facts: Mapping[str, Any]) -> None:
+    """Raises FactsError on values, of whatever type a file may hold, that are not the facts of a model."""
+    objective, mask, task = facts["objective"], facts["mask_token_id"], facts["task"]
+    for name, choices in (("objective", get_args(Objective)), ("attention", get_args(Attention)), ("logit_shift", (0, 1))):
+        if facts[name] not in choices or type(facts[name]) is not type(choices[0]):
+            raise FactsError(f"{name} is {facts[name]!r}; choose from {', '.join(map(str, choices))}")
+    if mask is not None and type(mask) is not int:
+        raise FactsError(f"mask_token_id is {mask!r}; it must be a token id, or null")
+    if (objective == "masked") != (mask is not None):
+        raise FactsError(f"mask_token_id is {mask!r}; a masked model needs one, and a causal model has none")
+    if not isinstance(task, str):
+        raise FactsError(f"task is {task!r}; it must be a name")
+    if objective == "causal" and (facts["attention"], facts["logit_shift"]) != ("causal", 1):
+        raise FactsError(f"a causal model has causal attention and logit_shift 1, not {facts['attention']!r} and {facts['logit_shift']}")

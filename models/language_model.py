@@ -1,51 +1,44 @@
-"""One type for causal and diffusion language models: a Hugging Face network, its facts, and its TransformerLens bridge."""
+"""One type for causal and diffusion language models: a Hugging Face network, its facts, and a backend that names its activations."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from models.backends import BACKENDS, Backend, BackendError, BridgeBackend, Edit
 from models.facts import ModelFacts
-from models.families import FAMILIES
 from models.hookpoints import HookPoint, HookPointError
 from models.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Edit = Callable[[Tensor], Tensor | None]
-"""What a hook does with an activation: return its replacement, or None to leave it."""
-
-
-def _sharing_weights(module: PreTrainedModel) -> PreTrainedModel:
-    """Returns a copy of the network's structure over the very same parameters and buffers."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared)
-
 
 class LanguageModel:
     """A causal or masked-diffusion model. Make one with ``models.load.load``, which proves it first.
 
-    The bare network does all plain forward passes. The bridge, which names and edits activations, is built over the same
+    The bare network does all plain forward passes. The backend, which names and edits activations, is made over the same
     weights the first time it is asked for, and proved then.
     """
 
-    def __init__(self, name: str, module: PreTrainedModel, facts: ModelFacts) -> None:
+    def __init__(self, name: str, module: PreTrainedModel, facts: ModelFacts, backend: str = "bridge") -> None:
+        if backend not in BACKENDS:
+            raise BackendError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         self.name = name
         self.module = module.requires_grad_(False).eval()
         self.facts = facts
-        self.family = FAMILIES[module.config.model_type]
-        self._edits_active = False
+        self._backend_name = backend
+        self._edits: dict[HookPoint, tuple[Edit, ...]] = {}
+        """In force now, of all enclosing ``hooks`` blocks, the outermost first."""
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.n_parameters:,} parameters, {self.facts})"
@@ -77,45 +70,41 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of facts and weights, which ties probes, SAEs and trajectories to this model."""
+        """A hash of facts and weights, which ties probes, SAEs and trajectories to this model wherever its folder is."""
         digest = hashlib.sha256(repr(self.facts).encode())
         for name, value in self.module.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return f"{self.name}:{digest.hexdigest()[:16]}"
+        return f"{self.facts.task}-{self.facts.objective}:{digest.hexdigest()[:16]}"
 
     @cached_property
-    def bridge(self) -> TransformerBridge:
-        """The TransformerLens bridge, proved against the bare network (importing TransformerLens takes some seconds).
+    def backend(self) -> Backend:
+        """The backend, proved against the bare network (importing its library takes some seconds).
 
         Raises:
-            ModelCheckError: Where the bridge computes something else than the network.
+            ModelCheckError: Where it computes something else than the network, or its edits do nothing.
         """
-        from models.checks import prove_bridge
+        from models.checks import prove_backend
 
-        bridge = self.build_bridge()
-        prove_bridge(self, bridge)
-        return bridge
+        backend = BACKENDS[self._backend_name](self.module, self.facts.attention)
+        prove_backend(self, backend)
+        return backend
 
-    def build_bridge(self) -> TransformerBridge:
-        """Returns a fresh, unproved bridge over the same weights; the bare network is left as it is."""
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    @property
+    def bridge(self) -> TransformerBridge:
+        """The proved TransformerLens bridge, for TransformerLens's own tools; masked models must be given ``backend.arguments(tokens)``.
 
-        twin = _sharing_weights(self.module)
-        bridge: TransformerBridge = build_bridge_from_module(twin, architecture=self.family.bridge_architecture, hf_config=twin.config)
-        return bridge
+        Raises:
+            BackendError: Where the backend is another.
+        """
+        if not isinstance(self.backend, BridgeBackend):
+            raise BackendError(f"{self.name} is read through {self._backend_name}, not through a bridge; load it with backend='bridge'")
+        return self.backend.bridge
 
-    def bridge_arguments(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Any]:
-        """Returns what the bridge must be given besides the tokens to keep the model's attention regime."""
-        mask = self.family.bridge_mask(tokens, self.facts.attention)
-        return {} if mask is None else {"attention_mask": mask}
-
-    @cached_property
+    @property
     def hook_points(self) -> tuple[HookPoint, ...]:
-        """Every hook point of the model, in the order of the forward pass."""
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        _, cache = self.bridge.run_with_cache(tokens, **self.bridge_arguments(tokens))
-        return tuple(HookPoint.parse(name) for name in cache)
+        """Every hook point of the backend, in the order of the forward pass."""
+        return self.backend.hook_points
 
     def check_hook_points(self, points: Collection[HookPoint]) -> None:
         """Raises HookPointError where the model lacks one of ``points``, naming what it has."""
@@ -139,8 +128,8 @@ class LanguageModel:
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """Returns scores whose index i is about token i, whatever the model's shift; edits of an enclosing ``hooks`` apply."""
         tokens = tokens.to(self.device)
-        if self._edits_active:
-            return self.align(self.bridge(tokens, **self.bridge_arguments(tokens)))
+        if self._edits:
+            return self.align(self._run(tokens, ())[0])
         return self.align(self.module(input_ids=tokens, use_cache=False).logits)
 
     def run_with_cache(
@@ -152,10 +141,22 @@ class LanguageModel:
             HookPointError: Where the model lacks one of the points.
         """
         self.check_hook_points(points)
-        names = {str(point) for point in points}
-        tokens = tokens.to(self.device)
-        raw, cache = self.bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **self.bridge_arguments(tokens))
-        return self.align(raw), {point: cache[str(point)] for point in points}
+        raw, cache = self._run(tokens.to(self.device), points)
+        return self.align(raw), cache
+
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], points: Collection[HookPoint]
+    ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
+        def chained(edits: tuple[Edit, ...]) -> Edit:
+            def edit(activation: Tensor) -> Tensor:
+                for one in edits:
+                    replacement = one(activation)
+                    activation = activation if replacement is None else replacement
+                return activation
+
+            return edit
+
+        return self.backend.run(tokens, {point: chained(edits) for point, edits in self._edits.items()}, points)
 
     @contextmanager
     def hooks(self, edits: Mapping[HookPoint, Edit]) -> Iterator[None]:
@@ -167,20 +168,19 @@ class LanguageModel:
         self.check_hook_points(edits)
         fired: Counter[HookPoint] = Counter()
 
-        def attach(point: HookPoint, edit: Edit) -> Callable[..., Tensor | None]:
-            def hook(activation: Tensor, hook: object) -> Tensor | None:  # noqa: ARG001 (TransformerLens passes it by name)
+        def counted(point: HookPoint, edit: Edit) -> Edit:
+            def counting(activation: Tensor) -> Tensor | None:
                 fired[point] += 1
                 return edit(activation)
 
-            return hook
+            return counting
 
-        outer = self._edits_active
-        with self.bridge.hooks(fwd_hooks=[(str(point), attach(point, edit)) for point, edit in edits.items()]):
-            self._edits_active = True
-            try:
-                yield
-            finally:
-                self._edits_active = outer
+        outer = self._edits
+        self._edits = outer | {point: (*outer.get(point, ()), counted(point, edit)) for point, edit in edits.items()}
+        try:
+            yield
+        finally:
+            self._edits = outer
         silent = [str(point) for point in edits if not fired[point]]
         if silent:
             raise HookPointError(f"these hooks were never reached by a forward pass: {silent}")

@@ -16,6 +16,7 @@ from models.checks import prove
 from models.facts import CONFIG_KEY, FactsError, ModelFacts
 from models.families import FAMILIES
 from models.language_model import LanguageModel
+from models.tasks import TASKS
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Where the bundled models are."""
@@ -54,6 +55,8 @@ def read_facts(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder} cannot be used: {error}") from None
     if config.get("model_type") not in FAMILIES:
         raise ModelError(f"{folder} is of the family {config.get('model_type')!r}; supported: {', '.join(FAMILIES)}")
+    if facts.task not in TASKS:
+        raise ModelError(f"{folder} speaks the task {facts.task!r}; known tasks: {', '.join(TASKS)}")
     return facts
 
 
@@ -70,32 +73,44 @@ def bare_module(folder: Path, device: str | torch.device = "cpu") -> tuple[PreTr
     logging.disable_progress_bar()
     try:
         opened: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,  # never a pickle
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"the weights in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
     finally:
         logging.set_verbosity(level)
     module, report = opened
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(f"the weights in {folder} lack {len(missing)} tensors of its configuration, {missing[0]} among them")
+    for key, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
+        names = sorted(report[key])
+        if names:
+            rule = "of its configuration" if what == "lack" else "that its configuration has no place for"
+            raise ModelError(f"the weights in {folder} {what} {len(names)} tensors {rule}, {names[0]} among them")
     nn.Module.to(module, device)
     return module.eval(), facts
 
 
-def load(name: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
+def load(name: str | Path, device: str | torch.device = "cpu", backend: str = "bridge") -> LanguageModel:
     """Returns a bundled model (by name) or the model in a folder, proved to be what its facts say.
 
     Example:
         >>> load("sudoku-diffusion").facts.attention
         'full'
 
+    Args:
+        name: A bundled name or a folder.
+        device: Where to put the weights.
+        backend: How activations are named and edited: see ``models.backends.BACKENDS``.
+
     Raises:
         ModelError: Where there is no such model or it cannot be opened.
         ModelCheckError: Where the network is not what its facts say.
     """
     folder = model_folder(name)
-    model = LanguageModel(folder.name, *bare_module(folder, device))
+    model = LanguageModel(folder.resolve().name, *bare_module(folder, device), backend)
     prove(model)
     return model

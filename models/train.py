@@ -8,19 +8,23 @@ cross-entropy over masked tokens (MDLM, Sahoo et al. 2024, with the 1/t weight d
 from __future__ import annotations
 
 import json
+import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from models.checkpoint import CHECKPOINT_NAME, LOG_NAME, TrainingError, load_checkpoint, save_checkpoint, save_model, trim_log
 from models.facts import CONFIG_KEY, ModelFacts, Objective
 from models.families import FAMILIES
 from models.load import ModelError, bare_module
@@ -35,13 +39,12 @@ SIZES: dict[str, dict[str, int]] = {
 """Network shapes by name: .1M, 1.2M, 2.7M and 6.4M parameters on sudoku."""
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3
-WARMUP_STEPS, FLAT_UNTIL, LAST_FACTOR = 50, 0.6, 0.02
+WARMUP_STEPS, FLAT_UNTIL, LAST_FACTOR = 50, 0.42, 0.02
 LEAST_MASK_RATE = 0.02
-CHECKPOINT_NAME, LOG_NAME = "checkpoint.safetensors", "log.jsonl"
 
 
-class TrainingError(RuntimeError):
-    """A training that cannot start, cannot resume, or went wrong; the last checkpoint stays good."""
+class PlanError(ValueError):
+    """A plan that no training can follow."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class TrainingPlan:
 
     task: str
     objective: Objective
-    size: str = "tiny"
+    size: str | None = None
+    """A name in ``SIZES``; None is ``tiny``, or the size of ``init``."""
     init: str | None = None
     """A model folder to start from: the causal twin, to grow a masked one from it. None starts from random weights."""
     steps: int | None = None
@@ -62,14 +66,14 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
-            raise TrainingError("give either steps or minutes, and not both")
+            raise PlanError("give either steps or minutes, and not both")
         for name in ("steps", "minutes", "batch", "examples"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise TrainingError(f"{name} is {value}; it must be greater than 0")
+                raise PlanError(f"{name} is {value}; it must be greater than 0")
         for value, choices in ((self.size, SIZES), (self.task, TASKS)):
-            if value not in choices:
-                raise TrainingError(f"unknown {value!r}; choose from {', '.join(choices)}")
+            if value is not None and value not in choices:
+                raise PlanError(f"unknown {value!r}; choose from {', '.join(choices)}")
 
     def progress(self, step: int, seconds: float) -> float:
         """Returns the share of the plan that is done, 0 to 1."""
@@ -89,7 +93,7 @@ class TrainingStatus:
 
 
 def learning_rate_factor(step: int, progress: float) -> float:
-    """Returns the factor on both learning rates: warm-up, flat to 60 %, then linear to 2 %."""
+    """Returns the factor on both learning rates: warm-up, flat to 42 %, then linear to 2 %."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     fall = 1.0 if progress < FLAT_UNTIL else 1.0 - (progress - FLAT_UNTIL) / (1 - FLAT_UNTIL) * (1 - LAST_FACTOR)
     return warmup * fall
@@ -154,54 +158,35 @@ def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts]:
         task=plan.task,
     )
     if plan.init is None:
-        module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=plan.seed, **SIZES[plan.size])
+        shape = SIZES[plan.size or "tiny"]
+        module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=plan.seed, **shape)
     else:
         module, found = bare_module(Path(plan.init))
         if found.task != plan.task:
             raise ModelError(f"{plan.init} was trained on the task {found.task!r}, and this training is on {plan.task!r}")
+        found_shape = {"d_model": module.config.hidden_size, "n_layers": module.config.num_hidden_layers}
+        found_shape["n_heads"] = module.config.num_attention_heads
+        if plan.size is not None and found_shape != SIZES[plan.size]:
+            raise ModelError(f"{plan.init} has the shape {found_shape}, and size {plan.size!r} is {SIZES[plan.size]}; leave the size out")
     FAMILIES[module.config.model_type].set_attention(module.config, facts.attention)
     setattr(module.config, CONFIG_KEY, facts.to_config())
     return module, facts
 
 
-def _save_checkpoint(path: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, object]) -> None:
-    """Writes everything a resumed run needs into one safetensors file, replacing the previous one only when whole."""
-    tensors = {f"model.{name}": value.contiguous() for name, value in module.state_dict().items()}
-    for index, optimizer in enumerate(optimizers):
-        for parameter, entries in optimizer.state_dict()["state"].items():
-            for name, value in entries.items():
-                tensors[f"optimizer.{index}.{parameter}.{name}"] = value
-    partial = path.with_suffix(".partial")
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds back Ctrl-C until the block is done, so that weights, optimiser and step always agree. Other threads get none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
     try:
-        save_file(tensors, partial, metadata={"state": json.dumps(state)})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(f"the checkpoint could not be written to {path} ({error}); the one before it is kept") from None
-
-
-def _load_checkpoint(path: Path, plan: TrainingPlan, module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
-    """Restores a checkpoint in place; returns its step and the seconds spent so far."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is no whole checkpoint ({error}); remove it to start again") from None
-    theirs, ours = state["plan"], asdict(plan)
-    changed = [name for name in ours if name not in ("steps", "minutes") and theirs.get(name) != ours[name]]
-    if changed:
-        differences = ", ".join(f"{name} was {theirs.get(name)!r} and is now {ours[name]!r}" for name in changed)
-        raise TrainingError(f"{path} is of another training ({differences}); use another --out, or remove it")
-    module.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
-    for index, optimizer in enumerate(optimizers):
-        restored: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith(f"optimizer.{index}."):
-                parameter, entry = name.split(".", 2)[2].split(".", 1)
-                restored.setdefault(int(parameter), {})[entry] = value
-        optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(state["step"]), float(state["seconds"])
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if held and callable(usual):
+        usual(*held[0])
 
 
 @dataclass(frozen=True)
@@ -215,8 +200,8 @@ class _Run:
     optimizers: list[torch.optim.Optimizer]
     device: torch.device
 
-    def step(self, step: int, progress: float, tokens: Int[Tensor, "batch pos"]) -> float:
-        """Takes one optimiser step; returns its loss."""
+    def gradient(self, step: int, progress: float, tokens: Int[Tensor, "batch pos"]) -> float:
+        """Computes the gradient of one step and sets its learning rates; returns its loss."""
         factor = learning_rate_factor(step, progress)
         for optimizer, full in zip(self.optimizers, (MUON_LR, ADAMW_LR), strict=True):
             for group in optimizer.param_groups:
@@ -225,18 +210,20 @@ class _Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             loss = objective_loss(self.module, self.facts, tokens.to(self.device), self.task.target, generator)
         value = loss.item()
-        if value != value:
-            raise TrainingError(f"the loss is not a number at step {step}; the last checkpoint is kept")
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value} at step {step}; the last checkpoint written stays as it was")
         loss.backward()
+        return value
+
+    def update(self) -> None:
+        """Takes the optimiser step."""
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return value
 
     def checkpoint(self, out: Path, step: int, seconds: float) -> None:
         """Saves where the run stands."""
-        state = {"plan": asdict(self.plan), "step": step, "seconds": seconds}
-        _save_checkpoint(out / CHECKPOINT_NAME, self.module, self.optimizers, state)
+        save_checkpoint(out / CHECKPOINT_NAME, self.module, self.optimizers, asdict(self.plan), step, seconds)
 
 
 def _prepare(plan: TrainingPlan, out: Path, device: torch.device) -> tuple[_Run, int, float]:
@@ -245,7 +232,7 @@ def _prepare(plan: TrainingPlan, out: Path, device: torch.device) -> tuple[_Run,
     run = _Run(plan, module, facts, TASKS[plan.task], make_optimizers(module), device)
     step, seconds = 0, 0.0
     if (out / CHECKPOINT_NAME).exists():
-        step, seconds = _load_checkpoint(out / CHECKPOINT_NAME, plan, module, run.optimizers)
+        step, seconds = load_checkpoint(out / CHECKPOINT_NAME, asdict(plan), module, run.optimizers)
     return run, step, seconds
 
 
@@ -272,8 +259,9 @@ def train(
         TrainingError: On a loss that is not a number, or a checkpoint that cannot be written or is of another plan.
         ModelError: Where the model to start from cannot be used.
     """
-    out.mkdir(parents=True, exist_ok=True)
     run, step, before = _prepare(plan, out, torch.device(device))
+    out.mkdir(parents=True, exist_ok=True)
+    trim_log(out / LOG_NAME, step)
     batches: Iterator[Tensor] = run.task.training_sequences(plan.examples, plan.batch, plan.seed, step)
     tokens = next(batches)
     started = last_saved = time.monotonic()
@@ -281,25 +269,27 @@ def train(
     with (out / LOG_NAME).open("a", encoding="utf-8") as log:
         try:
             while status.progress < 1:
-                loss = run.step(step, status.progress, tokens)
-                step += 1
-                seconds = before + time.monotonic() - started
-                status = TrainingStatus(
-                    step,
-                    loss,
-                    plan.progress(step, seconds),
-                    seconds,
-                    plan.batch * (step - status.step) / max(seconds - status.seconds, 1e-9),
-                )
-                log.write(json.dumps(asdict(status)) + "\n")
+                loss = run.gradient(step, status.progress, tokens)
+                with _uninterrupted():
+                    run.update()
+                    step += 1
+                    seconds = before + time.monotonic() - started
+                    speed = plan.batch / max(seconds - status.seconds, 1e-9)
+                    status = TrainingStatus(step, loss, plan.progress(step, seconds), seconds, speed)
+                    log.write(json.dumps(asdict(status)) + "\n")
                 on_step(status)
                 tokens = next(batches)
                 if time.monotonic() - last_saved > checkpoint_every:
                     log.flush()
                     run.checkpoint(out, step, seconds)
                     last_saved = time.monotonic()
-        finally:
-            if step and status.loss == status.loss:
+        except TrainingError:
+            raise  # what is wrong with the run must not replace the last good checkpoint
+        except BaseException:
+            if math.isfinite(status.loss):
                 run.checkpoint(out, status.step, status.seconds)
-    run.module.eval().save_pretrained(out)
+            raise
+    if math.isfinite(status.loss):
+        run.checkpoint(out, status.step, status.seconds)
+    save_model(run.module.eval().save_pretrained, out)
     return replace(status, progress=1.0)

@@ -7,6 +7,8 @@ last canvas; what the calls they did not need would have said is NaN (proposal -
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -17,11 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 FORMAT_VERSION = 1
 _SPOKEN = {"confidence": np.float32, "margin": np.float32, "entropy": np.float32}
 _VARIABLES = ("token", "proposal", "state", "commit_step", "calls", *_SPOKEN)
+_ATTRIBUTES = ("model", "fingerprint", "task", "policy", "options", "seed")
+_DIGEST = "digest"
+"""The attribute that holds a hash of all values: Zarr reads a chunk that is gone as a chunk of fill values, without a word."""
 
 
 class TrajectoryError(ValueError):
@@ -33,9 +38,31 @@ class State(IntEnum):
 
     PROMPT = 0
     MASKED = 1
+    """Never written so far."""
     COMMITTED = 2
     REVISED = 3
+    """Written, where another token was written before."""
     REMASKED = 4
+    """Masked again after it was written."""
+
+
+def _digest(data: xr.Dataset) -> str:
+    """Returns a hash of the variables' values."""
+    digest = hashlib.sha256()
+    for name in _VARIABLES:
+        values = np.ascontiguousarray(data[name].values)
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_trajectory(path: Path) -> bool:
+    """Returns whether a path is a Zarr folder that a trajectory's ``save`` made."""
+    try:
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        return {"format_version", *_ATTRIBUTES} <= set(attributes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -95,14 +122,14 @@ class Trajectory:
         Raises:
             TrajectoryError: Where ``path`` is something else, or cannot be written.
         """
-        if path.exists() and not (path / "zarr.json").is_file():
-            raise TrajectoryError(f"{path} exists and is no trajectory; choose another path")
+        check_free(path)
+        path = path.resolve()
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # consolidated metadata is no part of the Zarr 3 specification yet
-                self.data.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
+                self.data.assign_attrs({_DIGEST: _digest(self.data)}).to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
             if path.exists():
                 shutil.rmtree(path)
             partial.rename(path)
@@ -121,16 +148,29 @@ class Trajectory:
         if not (path / "zarr.json").is_file():
             raise TrajectoryError(f"{path} is no trajectory (a Zarr folder as `denoscope trace` writes it)")
         try:
-            data = xr.open_zarr(path, consolidated=False).load()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is wrong is said once, by us
+                data = xr.open_zarr(path, consolidated=False).load()
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise TrajectoryError(f"{path} is damaged and cannot be read: {error}") from None
+            raise TrajectoryError(f"{path} is damaged and cannot be read: {' '.join(str(error).split())}") from None
         version = data.attrs.get("format_version")
         if version != FORMAT_VERSION:
             raise TrajectoryError(f"{path} has format_version {version!r}; this version of denoscope reads {FORMAT_VERSION}")
-        missing = [name for name in _VARIABLES if name not in data]
+        missing = [name for name in _VARIABLES if name not in data] + [name for name in _ATTRIBUTES if name not in data.attrs]
         if missing:
             raise TrajectoryError(f"{path} is cut short: it lacks {', '.join(missing)}")
+        if data.attrs.pop(_DIGEST, None) != _digest(data):
+            raise TrajectoryError(f"{path} is damaged: its values are not those that were saved (a chunk is missing or was changed)")
         return cls(data)
+
+
+def check_free(path: Path) -> None:
+    """Raises TrajectoryError where a trajectory cannot be saved: the path is something else, or lies inside a file."""
+    if path.exists() and not _is_trajectory(path):
+        raise TrajectoryError(f"{path} exists and is no trajectory; choose another path")
+    standing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not standing.is_dir():
+        raise TrajectoryError(f"the trajectory cannot be written to {path}: {standing} is no folder")
 
 
 @dataclass
@@ -166,18 +206,17 @@ class Recorder:
             self._spoken[name][-1][rows] = np.where(self.writable[rows], values, np.nan)
         self._calls[rows] += 1
 
-    def _states(self, tokens: Int[np.ndarray, "step batch pos"]) -> Int[np.ndarray, "step batch pos"]:
-        masked = tokens == self.mask_token_id
-        written = ~masked & self.writable
-        before = np.roll(tokens, 1, axis=0)
-        before[0] = tokens[0]
-        changed = np.cumsum(written & (before != tokens) & (before != self.mask_token_id), axis=0) > 0
-        ever_written = np.cumsum(written, axis=0) > 0
+    def _states(self, tokens: Int[np.ndarray, "step batch pos"]) -> UInt8[np.ndarray, "step batch pos"]:
         states = np.full(tokens.shape, State.PROMPT, np.uint8)
-        states[masked & self.writable] = State.MASKED
-        states[masked & self.writable & ever_written] = State.REMASKED
-        states[written] = State.COMMITTED
-        states[written & changed] = State.REVISED
+        changed = np.zeros(self.writable.shape, bool)
+        last_written = np.full_like(tokens[0], self.mask_token_id)
+        for canvas, state in zip(tokens, states, strict=True):
+            masked, written = (self.writable & where for where in (canvas == self.mask_token_id, canvas != self.mask_token_id))
+            blank = last_written == self.mask_token_id
+            changed |= written & ~blank & (canvas != last_written)
+            last_written[written] = canvas[written]
+            state[masked] = np.where(blank, State.MASKED, State.REMASKED)[masked]
+            state[written] = np.where(changed, State.REVISED, State.COMMITTED)[written]
         return states
 
     def finish(self, attributes: Mapping[str, object]) -> Trajectory:

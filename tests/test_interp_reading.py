@@ -85,7 +85,7 @@ def test_readers_are_saved_and_tied_to_their_model(model: LanguageModel, readers
     assert set(loaded) == {"candidates", "digit"}
     x = torch.randn(3, model.d_model)
     torch.testing.assert_close(loaded["digit"].probe.scores(x), readers["digit"].probe.scores(x))
-    with pytest.raises(ReadingError, match=r"reads sudoku-diffusion:\w+, and the model is sudoku-ar:\w+"):
+    with pytest.raises(ReadingError, match=r"reads sudoku-masked:\w+, and the model is sudoku-causal:\w+"):
         load_readers(tmp_path / "readers", load("sudoku-ar"))
     with pytest.raises(ReadingError, match="holds no readers; `denoscope demo"):
         load_readers(tmp_path / "nothing", model)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.viz.board_trace import BoardStep, BoardTrace, StatementView, cell_name
+from interp.viz.board_trace import BoardStep, BoardTrace, StatementView
 from interp.viz.page import render_page, render_trace_page, write_page
+from models.tasks.sudoku.board import cell_name
 from models.tasks.sudoku.generator import generate
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from plotly.graph_objects import Figure
 
-from interp.viz.board_trace import BoardStep, BoardTrace, StatementView, cell_name
+from interp.viz.board_trace import BoardStep, BoardTrace, StatementView
 from interp.viz.page import Table, render_page, render_trace_page, safe_json, write_page
+from models.tasks.sudoku.board import cell_name
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
 SOLUTION = tuple((3 * (cell // 9) + cell // 27 + cell % 9) % 9 + 1 for cell in range(81))

@@ -59,7 +59,9 @@ def main() -> None:
         code = _exit_code(error)
         if code is None:
             raise
-        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+        where = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         errors.print(f"[bold red]error:[/] {_escaped(' '.join(where.split()))}")
         sys.exit(code)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from interp.cli.app import app, out, print_json
+from interp.cli.app import OutputError, app, out, print_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -56,3 +57,33 @@ def policies(as_json: Json = False) -> None:
         options = ", ".join(f"{option}={value}" for option, value in entry["options"].items())
         table.add_row(name, options or "-", str(entry["about"]).removeprefix("Returns "))
     out.print(table)
+
+
+@app.command()
+def generate(
+    task: Annotated[str, typer.Argument(help="The task, such as `sudoku`.")],
+    target: Annotated[Path, typer.Option("--out", help="File to write, one example a line; it must not exist yet.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 1000,
+    level: Annotated[str, typer.Option(help="Difficulty; for sudoku naked_singles, hidden_singles or harder.")] = "naked_singles",
+    seed: Annotated[int, typer.Option(min=0, help="Reproduces the examples.")] = 0,
+) -> None:
+    """Write fresh examples that no training saw, for `evaluate` and `trace`.
+
+    Example: `denoscope generate sudoku --n 1000 --level naked_singles --seed 1 --out boards.txt`
+    """
+    from models.tasks import TASKS
+
+    if task not in TASKS:
+        raise OutputError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+    if level not in TASKS[task].levels:
+        raise OutputError(f"unknown level {level!r} of {task}; choose from {', '.join(TASKS[task].levels)}")
+    if target.exists():
+        raise OutputError(f"{target} exists; choose another --out")
+    lines = TASKS[task].texts(TASKS[task].generate(n, level, seed=seed))
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    out.print(f"{target}: {n} examples, {level}")

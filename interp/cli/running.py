@@ -60,7 +60,7 @@ def evaluate(
     model: Model,
     puzzles: Annotated[Path, typer.Option(help="File of puzzles: 81 characters a line, or a quizzes,solutions CSV.")],
     task: TaskName = "sudoku",
-    policy: Policy = "threshold",
+    policy: Policy = "low_confidence",
     steps: Steps = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     seed: Seed = 0,
@@ -68,7 +68,7 @@ def evaluate(
 ) -> None:
     """Measure how many puzzles a model solves: exact, valid, cells right, network calls. A causal model writes left to right, greedily.
 
-    Example: `denoscope evaluate sudoku-diffusion --task sudoku --puzzles boards.txt --policy threshold --json`
+    Example: `denoscope evaluate sudoku-diffusion --task sudoku --puzzles boards.txt --json`
     """
     import torch
 
@@ -148,14 +148,21 @@ def read(
 
     Example: `denoscope read board.zarr --out board`
     """
+    from models.load import ModelError
     from models.trajectory import Trajectory
 
     trajectory = Trajectory.load(source)
-    loaded = _load_for(model or trajectory.model, trajectory.task)
+    try:
+        loaded = _load_for(model or trajectory.model, trajectory.task)
+    except ModelError as error:
+        hint = "" if model else f"; {source} was written by a model of that name, say where it is with --model"
+        raise ModelError(f"{error}{hint}") from None
     with whole_folder(target, "reading.jsonl") as folder:
         with progress_bars() as tell:
             from interp.account import account_of, fit_readers, write_account
-            from interp.reading import load_readers
+            from interp.reading import check_model, load_readers
+
+            check_model(loaded, trajectory)
 
             found = load_readers(readers, loaded) if readers else fit_readers(ar, loaded, seed=seed, tell=tell)
             account = account_of(loaded, trajectory, found, on_step=lambda done, total: tell("read", done, total))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ def train(
     target: Annotated[Path, typer.Option("--out", help="Folder for checkpoint, log and finished model.")],
     objective: Annotated[_Objective, typer.Option(help="`causal` for the AR twin, `masked` for the diffusion twin.")],
     init: Annotated[Path | None, typer.Option(help="Model to start from: give the causal twin to grow a masked one.")] = None,
-    size: Annotated[str, typer.Option(help="Network shape by name: nano, tiny, small, base.")] = "tiny",
+    size: Annotated[str | None, typer.Option(help="Network shape by name: nano, tiny (the default), small, base.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for so long; the schedule follows the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps; reproducible.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 128,
@@ -39,6 +40,8 @@ def train(
     from models.train import TrainingPlan, TrainingStatus
     from models.train import train as run
 
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target} exists and is no folder; choose another --out")
     if (target / "config.json").exists() and not (target / CHECKPOINT_NAME).exists():
         raise OutputError(f"{target} holds a model and no checkpoint of a training; choose another --out")
     plan = TrainingPlan(
@@ -53,7 +56,7 @@ def train(
         seed=seed,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bars:
+    with Progress(*columns, console=errors, transient=True) as bars:
         bar = bars.add_task("preparing boards", total=1.0)
 
         def show(status: TrainingStatus) -> None:
@@ -66,4 +69,5 @@ def train(
             kept = (target / CHECKPOINT_NAME).exists()
             errors.print(f"interrupted; {'the same command goes on from the checkpoint' if kept else 'nothing was kept'}")
             raise
-    out.print(f"{target}: {status.step} steps, {status.seconds:.0f} s, last loss {status.loss:.4f}")
+    ended = "it was finished already" if math.isnan(status.loss) else f"last loss {status.loss:.4f}"
+    out.print(f"{target}: {status.step} steps, {status.seconds:.0f} s, {ended}")

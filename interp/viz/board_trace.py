@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-N_CELLS = 81
+from models.tasks.sudoku.board import N_CELLS, cell_name
+
 N_DIGITS = 9
-
-
-def cell_name(cell: int) -> str:
-    """Returns the name of a cell as statements write it: 0 is ``r1c1``, 80 is ``r9c9``."""
-    return f"r{cell // N_DIGITS + 1}c{cell % N_DIGITS + 1}"
 
 
 def _check_length(name: str, values: Sequence[object], length: int) -> None:

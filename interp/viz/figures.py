@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from plotly.graph_objects import Figure
 
 from interp.report import FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores
-from interp.viz.board_trace import BoardTrace, cell_name
+from interp.viz.board_trace import BoardTrace
 from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series, add_line, bounds, finish, small_multiples
+from models.tasks.sudoku.board import cell_name
 
 LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LAYER_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")

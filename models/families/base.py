@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.facts import Attention
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the network holds an activation."""
+
+    path: str
+    """Of the module, with ``{layer}`` for the block's number."""
+    end: Literal["input", "output"]
+    """Which of the module's ends; of a tuple, the first."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +33,11 @@ class Family:
     build: Callable[..., PreTrainedModel]
     """``build(vocab_size=, n_positions=, d_model=, n_layers=, n_heads=, seed=)``: a freshly initialised causal model."""
     set_attention: Callable[[PreTrainedConfig, Attention], None]
-    """Writes an attention regime into a configuration; unsupported regimes raise ValueError."""
+    """Writes an attention regime into a configuration; unsupported regimes raise FactsError."""
     bridge_mask: Callable[[Tensor, Attention], Tensor | None]
     """``bridge_mask(tokens, attention)``: the mask that the TransformerLens bridge must be given to keep the regime."""
+    sites: Mapping[str, Site]
+    """Where a block's activations are, by TransformerLens component, in the order of the forward pass."""
     attention_regimes: tuple[Attention, ...]
     """The regimes it supports."""
     source: str

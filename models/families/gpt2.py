@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedConfig
 
-from models.facts import Attention
-from models.families.base import Family
+from models.facts import Attention, FactsError
+from models.families.base import Family, Site
 
 EMBEDDING_STD = 0.3
 
@@ -44,7 +44,7 @@ def build(*, vocab_size: int, n_positions: int, d_model: int, n_layers: int, n_h
 
 def _set_attention(config: PreTrainedConfig, attention: Attention) -> None:
     if attention not in FAMILY.attention_regimes:
-        raise ValueError(f"GPT-2 has no {attention!r} attention; choose from {', '.join(FAMILY.attention_regimes)}")
+        raise FactsError(f"GPT-2 has no {attention!r} attention; choose from {', '.join(FAMILY.attention_regimes)}")
     config.is_causal = attention == "causal"
 
 
@@ -62,6 +62,12 @@ FAMILY = Family(
     build=build,
     set_attention=_set_attention,
     bridge_mask=_bridge_mask,
+    sites={
+        "hook_resid_pre": Site("transformer.h.{layer}", "input"),
+        "hook_attn_out": Site("transformer.h.{layer}.attn", "output"),
+        "hook_mlp_out": Site("transformer.h.{layer}.mlp", "output"),
+        "hook_resid_post": Site("transformer.h.{layer}", "output"),
+    },
     attention_regimes=("causal", "full"),
     source="transformers.models.gpt2 (5.23), transformer_lens JointQKVAttentionBridge (3.9)",
 )

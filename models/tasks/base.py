@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ class Verdicts:
     """The share of the tokens asked for that equal the reference."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A domain. ``Examples`` is whatever type the task uses for a batch of them; it has a length."""
 
@@ -33,8 +34,18 @@ class Task(Protocol):
     mask_token_id: int
     length: int
     """Positions of a sequence."""
+    levels: tuple[str, ...]
+    """Levels of difficulty, easiest first."""
     target: slice
     """The positions that may be masked; every other position is always visible."""
+
+    def generate(self, n: int, level: str, *, seed: int = 0) -> Any:
+        """Returns ``n`` fresh examples of a level of difficulty (one of ``levels``) that no training sees."""
+        ...
+
+    def texts(self, examples: Any) -> list[str]:
+        """Returns the examples' prompts as text, each a line that ``read`` and ``parse`` understand."""
+        ...
 
     def read(self, path: Path, limit: int | None = None) -> Any:
         """Returns the examples of a file."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int8, UInt32
 from numba import njit
 
-from models.tasks.sudoku.board import N_CELLS
+from models.tasks.sudoku.board import N_CELLS, PuzzleError
 from models.tasks.sudoku.solver import _fill_waves, _search, single_waves
 
 Rung = Literal["naked_singles", "hidden_singles", "harder"]
@@ -104,16 +104,16 @@ def generate(
             without leaving its rung keeps more, up to the upper end.
 
     Raises:
-        ValueError: On an unknown rung or split, naming the choices, or an impossible range of givens.
+        PuzzleError: On an unknown rung or split, naming the choices, or an impossible range of givens.
     """
     for value, choices in ((rung, RUNGS), (split, _SPLITS)):
         if value not in choices:
-            raise ValueError(f"unknown {value!r}; choose from {', '.join(choices)}")
+            raise PuzzleError(f"unknown {value!r}; choose from {', '.join(choices)}")
     fewest, most = givens_range
     if not 17 <= fewest <= most <= 80:
-        raise ValueError(f"givens_range is {givens_range}; it must rise and lie within 17 to 80 (no puzzle has fewer than 17)")
+        raise PuzzleError(f"givens_range is {givens_range}; it must rise and lie within 17 to 80 (no puzzle has fewer than 17)")
     if most < 28:
-        raise ValueError(f"givens_range ends at {most}; it must reach 28, since many boards cannot be emptied further")
+        raise PuzzleError(f"givens_range ends at {most}; it must reach 28, since many boards cannot be emptied further")
     givens = np.zeros((n, N_CELLS), dtype=np.int8)
     solutions = np.zeros((n, N_CELLS), dtype=np.int8)
     for index, board_seed in enumerate(board_seeds(n, rung, seed=seed, split=split)):

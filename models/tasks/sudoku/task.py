@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from jaxtyping import Int, Int8
 from torch import Tensor
 
 from models.tasks.base import Verdicts
-from models.tasks.sudoku.board import N_CELLS, conflicts, parse_board
+from models.tasks.sudoku.board import N_CELLS, conflicts, format_board, parse_board
 from models.tasks.sudoku.files import read_puzzles
-from models.tasks.sudoku.generator import Puzzles, Rung, generate
+from models.tasks.sudoku.generator import RUNGS, Puzzles, Rung, generate
 from models.tasks.sudoku.solver import solve
 from models.tasks.sudoku.symmetry import random_symmetries
 
@@ -31,8 +32,17 @@ class Sudoku:
     name: str = "sudoku"
     vocabulary: tuple[str, ...] = (*"0123456789", "[SEP]", "[MASK]")
     mask_token_id: int = MASK_ID
+    levels: tuple[str, ...] = RUNGS
     length: int = 2 * N_CELLS + 1
     target: slice = SOLUTION
+
+    def generate(self, n: int, level: str, *, seed: int = 0) -> Puzzles:
+        """Returns puzzles of the test stream on a rung of the ladder (see ``generator.generate``)."""
+        return generate(n, cast("Rung", level), seed=seed)
+
+    def texts(self, examples: Puzzles) -> list[str]:
+        """Returns each puzzle as 81 characters."""
+        return [format_board(board) for board in examples.givens]
 
     def read(self, path: Path, limit: int | None = None) -> Puzzles:
         """Returns the puzzles of a file (see ``read_puzzles``)."""
@@ -65,7 +75,7 @@ class Sudoku:
         right = boards == puzzles.solutions
         asked = puzzles.givens == 0
         valid = (boards > 0).all(axis=1) & ~conflicts(boards).any(axis=1) & (right | asked).all(axis=1)
-        cells = (right & asked).sum(axis=1) / np.maximum(asked.sum(axis=1), 1)
+        cells = 1 - (~right & asked).sum(axis=1) / np.maximum(asked.sum(axis=1), 1)
         return Verdicts(exact=right.all(axis=1), valid=valid, cells=cells)
 
     def training_sequences(self, n_examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[Int[Tensor, "batch pos"]]:

@@ -1,0 +1,96 @@
+"""The two backends name the same activations, edit them to the same effect, and leave the network alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.backends import BACKENDS, Backend
+from models.checks import ModelCheckError, prove_backend
+from models.families import FAMILIES
+from models.families.base import Site
+from models.hookpoints import HookPoint, HookPointError, resid_post
+from models.language_model import LanguageModel
+
+TOKENS = torch.randint(0, 12, (3, 30), generator=torch.Generator().manual_seed(1))
+REGIMES = ("causal", "full")
+
+
+@pytest.fixture(scope="module", params=REGIMES)
+def model(request: pytest.FixtureRequest, tiny_model: Callable[..., Any]) -> LanguageModel:
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def backends(model: LanguageModel) -> dict[str, Backend]:
+    return {name: make(model.module, model.facts.attention) for name, make in BACKENDS.items()}
+
+
+def test_every_backend_is_proved(model: LanguageModel, backends: dict[str, Backend]) -> None:
+    for name, backend in backends.items():
+        assert all(check.passed for check in prove_backend(model, backend))
+        assert backend.name == name
+
+
+def test_shared_names_hold_the_same_activations(backends: dict[str, Backend]) -> None:
+    points = backends["nnsight"].hook_points
+    assert len(points) == 2 * len(FAMILIES["gpt2"].sites)
+    assert set(points) <= set(backends["bridge"].hook_points)
+    (raw, ours), (again, theirs) = (backend.run(TOKENS, {}, points) for backend in backends.values())
+    torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
+    assert list(ours) == list(theirs) == list(points)
+    for point in points:
+        torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
+
+
+def scramble(activation: Tensor) -> Tensor:
+    return activation.flip(-1) * 0.5 + torch.linspace(-1, 1, activation.shape[-1])
+
+
+def test_an_edit_has_the_same_effect_and_is_what_is_cached(backends: dict[str, Backend]) -> None:
+    for point in backends["nnsight"].hook_points:
+        (plain, _), (raw, ours), (again, theirs) = (
+            backends["nnsight"].run(TOKENS, {}, ()),
+            *(backend.run(TOKENS, {point: scramble}, [point]) for backend in backends.values()),
+        )
+        torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
+        assert (again - plain).abs().max() > 1e-3, point
+
+
+def test_a_look_without_an_edit_changes_nothing(model: LanguageModel, backends: dict[str, Backend]) -> None:
+    bare = model.module(input_ids=TOKENS).logits
+    for backend in backends.values():
+        seen: list[Tensor] = []
+        raw, _ = backend.run(TOKENS, {resid_post(0): lambda activation: seen.append(activation)}, ())  # noqa: B023
+        torch.testing.assert_close(raw, bare, atol=1e-4, rtol=1e-4)
+        assert len(seen) == 1
+    assert torch.equal(model.module(input_ids=TOKENS).logits, bare)
+
+
+def test_a_model_reads_through_the_backend_it_was_given(model: LanguageModel) -> None:
+    other = LanguageModel("tiny", model.module, model.facts, backend="nnsight")
+    logits, cache = other.run_with_cache(TOKENS, [resid_post(1)])
+    ours, expected = model.run_with_cache(TOKENS, [resid_post(1)])
+    torch.testing.assert_close(logits, ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cache[resid_post(1)], expected[resid_post(1)], atol=1e-4, rtol=1e-4)
+    with other.hooks({resid_post(0): scramble}), model.hooks({resid_post(0): scramble}):
+        torch.testing.assert_close(other.logits(TOKENS), model.logits(TOKENS), atol=1e-4, rtol=1e-4)
+    with pytest.raises(HookPointError, match=r"no such hook points: \['blocks\.0\.attn\.hook_pattern'\]"):
+        other.run_with_cache(TOKENS, [HookPoint(0, "attn.hook_pattern")])
+    with pytest.raises(ValueError, match="tiny is read through nnsight, not through a bridge"):
+        other.bridge  # noqa: B018 (asking is the test)
+
+
+def test_an_unknown_backend_names_the_choices(model: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="unknown backend 'hooks'; choose from bridge, nnsight"):
+        LanguageModel("tiny", model.module, model.facts, backend="hooks")
+
+
+def test_a_site_in_the_wrong_place_fails_the_proof(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("full")
+    monkeypatch.setitem(FAMILIES["gpt2"].sites, "hook_resid_post", Site("transformer.h.{layer}.attn.c_attn", "output"))
+    with pytest.raises(ModelCheckError, match="residual streams have the right shape failed"):
+        prove_backend(model, BACKENDS["nnsight"](model.module, "full"))

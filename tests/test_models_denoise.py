@@ -1,0 +1,409 @@
+"""The denoising loop: its promises for every policy, the published algorithms transcribed, edits, errors; and writing left to right."""
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from models.denoise import PromptError, StepContext, denoise, write_left_to_right
+from models.facts import ModelFacts
+from models.hookpoints import HookPointError, resid_post
+from models.language_model import LanguageModel
+from models.trajectory import State, Trajectory
+from models.unmasking import POLICIES, PolicyError
+
+MASK, VOCAB, LENGTH = 11, 12, 16
+
+
+class FakeNetwork(LanguageModel):
+    """A fixed network: the logits of a position depend on every token of the canvas, through random tables."""
+
+    def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
+        rng = np.random.default_rng(seed)
+        self.name = "fake"
+        self.facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=MASK, task="sudoku")
+        self.module = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=LENGTH, vocab_size=VOCAB))
+        self.bias = scale * rng.normal(size=(LENGTH, VOCAB))
+        self.pull = scale * rng.normal(size=(LENGTH, LENGTH, VOCAB, VOCAB))
+        self.read: list[Tensor] = []
+
+    device = torch.device("cpu")
+    fingerprint = "fake:0"
+
+    def numpy_logits(self, canvas: np.ndarray) -> np.ndarray:
+        """Returns the logits of one canvas."""
+        place = np.arange(len(canvas))
+        return self.bias[place] + self.pull[place[:, None], place[None, :], canvas[None, :]].mean(1)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        self.read.append(tokens.clone())
+        return torch.from_numpy(np.stack([self.numpy_logits(row) for row in tokens.numpy()])).float()
+
+
+def prompts(batch: int, pos: int, seed: int = 0, rate: float = 0.6) -> Tensor:
+    """Returns random canvases, each with something masked."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, MASK, (batch, pos))
+    masked = rng.random((batch, pos)) < rate
+    masked[np.arange(batch), rng.integers(0, pos, batch)] = True
+    return torch.from_numpy(np.where(masked, MASK, tokens))
+
+
+# ---------------------------------------------------------------- promises
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=25)
+@given(
+    batch=st.integers(1, 4),
+    pos=st.integers(1, LENGTH),
+    seed=st.integers(0, 99),
+    steps=st.none() | st.integers(1, 20),
+    temperature=st.sampled_from([0.0, 0.7, 30.0]),
+)
+def test_every_mask_is_filled_once_and_nothing_else_changes(
+    policy: str, batch: int, pos: int, seed: int, steps: int | None, temperature: float
+) -> None:
+    tokens = prompts(batch, pos, seed)
+    told: list[tuple[int, int]] = []
+    run = denoise(
+        FakeNetwork(seed % 3, scale=3.0),
+        tokens,
+        policy=policy,
+        steps=steps,
+        temperature=temperature,
+        seed=seed,
+        on_step=lambda done, left: told.append((done, left)),
+    )
+    masked, canvases = (tokens == MASK).numpy(), run.data["token"].values
+    assert (run.tokens(-1) != MASK).all()
+    assert (canvases.swapaxes(0, 1)[:, ~masked] == tokens.numpy()[~masked]).all()
+    changes = (canvases[:, 1:] != canvases[:, :-1]).sum(1)
+    assert (changes == masked).all()
+    spoken = run.data["proposal"].values >= 0
+    assert (run.data["proposal"].values != MASK).all()
+    for name in ("confidence", "margin", "entropy"):
+        assert (np.isfinite(run.data[name].values) == spoken).all()
+    assert (run.calls == run.data["commit_step"].values.max(1)).all()
+    assert run.n_steps <= (steps or pos)
+    assert told[-1] == (int(masked.sum()), 0)
+    assert all(done + left == masked.sum() for done, left in told)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_run_is_reproduced_by_its_seed(policy: str) -> None:
+    tokens = prompts(3, LENGTH)
+    runs = [denoise(FakeNetwork(), tokens, policy=policy, temperature=1.5, seed=4).data for _ in range(2)]
+    assert runs[0].identical(runs[1])
+
+
+def test_another_seed_is_another_run() -> None:
+    tokens = prompts(4, LENGTH)
+    orders = {seed: denoise(FakeNetwork(), tokens, policy="random", seed=seed).data["commit_step"].values.tobytes() for seed in range(5)}
+    assert len(set(orders.values())) == 5
+    drawn = [denoise(FakeNetwork(), tokens, temperature=3.0, seed=seed).tokens(-1).tobytes() for seed in (0, 1, 2**32, 2**40)]
+    assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_sample_does_not_depend_on_its_batch(policy: str, temperature: float) -> None:
+    tokens = prompts(5, LENGTH, seed=3)
+    asked: dict[str, Any] = {"policy": policy, "temperature": temperature, "seed": 7}
+    together = denoise(FakeNetwork(), tokens, **asked)
+    order = [3, 0, 4]
+    apart = denoise(FakeNetwork(), tokens[order], **asked, sample_ids=order)
+    for row, sample in enumerate(order):
+        alone = denoise(FakeNetwork(), tokens[[sample]], **asked, sample_ids=[sample])
+        calls = int(together.calls[sample])
+        for other, place in ((apart, row), (alone, 0)):
+            assert other.calls[place] == calls
+            for name in ("token", "proposal", "confidence"):
+                ours, theirs = (run.data[name].values[at, : calls + 1] for run, at in ((together, sample), (other, place)))
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "threshold"])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 16, 40])
+def test_a_budget_is_spread_evenly(policy: str, steps: int) -> None:
+    tokens = prompts(4, LENGTH, seed=2)
+    run = denoise(FakeNetwork(), tokens, policy=policy, steps=steps)
+    for masked, commit in zip((tokens == MASK).sum(1).tolist(), run.data["commit_step"].values, strict=True):
+        written = np.bincount(commit[commit > 0], minlength=steps + 1)[1:]
+        calls = min(steps, masked)
+        assert written[calls:].sum() == 0
+        assert set(written[:calls]) <= {masked // calls, -(-masked // calls)}
+    assert run.n_steps == min(steps, int((tokens == MASK).sum(1).max()))
+
+
+def test_without_a_budget_one_position_is_written_a_call() -> None:
+    run = denoise(FakeNetwork(), prompts(3, LENGTH))
+    assert (run.calls == (run.data["token"].isel(step=0) == MASK).sum("position")).all()
+    assert json.loads(run.data.attrs["options"]) == {"steps": None, "temperature": 0.0}
+
+
+def test_random_positions_are_uniform() -> None:
+    n, pos = 4000, 6
+    run = denoise(FakeNetwork(), torch.full((n, pos), MASK), policy="random", seed=11)
+    commit = run.data["commit_step"].values
+    first, second = (np.argmax(commit == step, axis=1) for step in (1, 2))
+    pairs = np.bincount(first * pos + second, minlength=pos * pos).reshape(pos, pos)
+    assert (np.diag(pairs) == 0).all()
+    assert stats.chisquare(pairs[~np.eye(pos, dtype=bool)]).pvalue > 1e-3
+
+
+def test_a_temperature_draws_from_the_tempered_distribution() -> None:
+    n, temperature = 6000, 1.7
+    network = FakeNetwork()
+    run = denoise(network, torch.full((n, 1), MASK), temperature=temperature, seed=5)
+    logits = network.numpy_logits(np.array([MASK]))[0, :MASK] / temperature
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert stats.chisquare(np.bincount(run.tokens(-1)[:, 0], minlength=MASK), n * expected).pvalue > 1e-3
+
+
+# ---------------------------------------------------------------- the published algorithms
+
+
+def probabilities(network: FakeNetwork, canvas: np.ndarray) -> np.ndarray:
+    logits = network.numpy_logits(canvas)
+    logits[:, MASK] = -np.inf
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def llada(network: FakeNetwork, x: np.ndarray, steps: int) -> list[np.ndarray]:
+    """LLaDA ``generate`` with ``remasking="low_confidence"``, one block, temperature 0, as published."""
+    x = x.copy()
+    base, remainder = divmod(int((x == MASK).sum()), steps)
+    num_transfer_tokens = [base + (step < remainder) for step in range(steps)]
+    history = [x.copy()]
+    for k in num_transfer_tokens:
+        if k == 0:
+            break
+        mask_index = x == MASK
+        p = probabilities(network, x)
+        x0 = p.argmax(-1)
+        x0_p = p[np.arange(len(x)), x0]
+        x0 = np.where(mask_index, x0, x)
+        confidence = np.where(mask_index, x0_p, -np.inf)
+        select_index = np.argsort(-confidence, kind="stable")[:k]
+        x[select_index] = x0[select_index]
+        history.append(x.copy())
+    return history
+
+
+def top_probability_margin(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
+    """Kim et al., section 4.1: unmask argmax over masked i of |p(x_i = j1) - p(x_i = j2)|, its two most probable values."""
+    x, history = x.copy(), [x.copy()]
+    while (x == MASK).any():
+        p = probabilities(network, x)
+        certainty = {}
+        for i in np.flatnonzero(x == MASK):
+            j1, j2 = np.argsort(-p[i])[:2]
+            certainty[i] = abs(p[i, j1] - p[i, j2])
+        i = max(certainty, key=certainty.__getitem__)
+        x[i] = p[i].argmax()
+        history.append(x.copy())
+    return history
+
+
+def fast_dllm(network: FakeNetwork, x: np.ndarray, threshold: float) -> list[np.ndarray]:
+    """Fast-dLLM, algorithm 1, one block: unmask all i with confidence at least the threshold, else the most confident."""
+    x, history = x.copy(), [x.copy()]
+    while (x == MASK).any():
+        p = probabilities(network, x)
+        confidence = {i: p[i].max() for i in np.flatnonzero(x == MASK)}
+        unmask = [i for i, c in confidence.items() if c >= threshold] or [max(confidence, key=confidence.__getitem__)]
+        for i in unmask:
+            x[i] = p[i].argmax()
+        history.append(x.copy())
+    return history
+
+
+def lowest_entropy(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
+    """Dream's ``entropy``: unmask the position with the greatest sum of p log p."""
+    x, history = x.copy(), [x.copy()]
+    while (x == MASK).any():
+        p = probabilities(network, x)
+        certainty = {i: np.sum(p[i] * np.log(p[i] + 1e-10)) for i in np.flatnonzero(x == MASK)}
+        i = max(certainty, key=certainty.__getitem__)
+        x[i] = p[i].argmax()
+        history.append(x.copy())
+    return history
+
+
+def left_to_right(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
+    x, history = x.copy(), [x.copy()]
+    for i in np.flatnonzero(x == MASK):
+        x[i] = probabilities(network, x)[i].argmax()
+        history.append(x.copy())
+    return history
+
+
+def same_history(run: Trajectory, expected: list[list[np.ndarray]]) -> None:
+    assert run.calls.tolist() == [len(history) - 1 for history in expected]
+    for sample, history in enumerate(expected):
+        padded = history + [history[-1]] * (run.n_steps + 1 - len(history))
+        np.testing.assert_array_equal(run.data["token"].values[sample], np.stack(padded))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("steps", [None, 1, 3, 5, 40])
+def test_low_confidence_is_lladas(seed: int, steps: int | None) -> None:
+    network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
+    expected = [llada(network, row, steps or int((row == MASK).sum())) for row in tokens.numpy()]
+    same_history(denoise(network, tokens, policy="low_confidence", steps=steps), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("policy", "algorithm"), [("topk_margin", top_probability_margin), ("sequential", left_to_right), ("entropy", lowest_entropy)]
+)
+def test_a_policy_of_one_position_a_step_is_the_published_one(policy: str, algorithm: Callable[..., Any], seed: int) -> None:
+    network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
+    same_history(denoise(network, tokens, policy=policy), [algorithm(network, row) for row in tokens.numpy()])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
+def test_threshold_is_fast_dllms(seed: int, threshold: float) -> None:
+    network, tokens = FakeNetwork(seed, scale=3.0), prompts(4, LENGTH, seed)
+    run = denoise(network, tokens, policy="threshold", options={"threshold": threshold})
+    same_history(run, [fast_dllm(network, row, threshold) for row in tokens.numpy()])
+    assert json.loads(run.data.attrs["options"])["threshold"] == threshold
+
+
+# ---------------------------------------------------------------- edits
+
+
+def test_edits_are_told_which_samples_and_canvases_a_call_reads() -> None:
+    tokens = torch.tensor([[MASK, 1, MASK, MASK], [MASK, 2, 3, 4], [5, MASK, MASK, 6]])
+    network = FakeNetwork()
+    contexts: list[StepContext] = []
+    run = denoise(network, tokens, policy="sequential", edits=lambda context: contexts.append(context) or {})
+    assert [context.step for context in contexts] == [1, 2, 3]
+    assert [context.rows.tolist() for context in contexts] == [[0, 1, 2], [0, 2], [0]]
+    for context, read in zip(contexts, network.read, strict=True):
+        before = run.tokens(context.step - 1)[context.rows.numpy()]
+        assert context.tokens.tolist() == before.tolist() == read.tolist()
+        assert torch.equal(context.masked, context.tokens == MASK)
+    assert run.calls.tolist() == [3, 1, 2]
+    late = run.data.isel(sample=1, step=slice(2, None))
+    assert (late["proposal"] == -1).all()
+    assert np.isnan(late["confidence"]).all()
+    assert (late["token"].values == run.tokens(-1)[1]).all()
+
+
+def test_an_edit_acts_in_its_step_and_only_there(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model()
+    tokens = prompts(2, 10)
+    plain = denoise(model, tokens)
+    point = resid_post(0)
+
+    def edits(context: StepContext) -> dict[Any, Any]:
+        return {point: lambda activation: activation + 5 * torch.ones_like(activation).cumsum(-1)} if context.step == 2 else {}
+
+    edited = denoise(model, tokens, edits=edits)
+    one, two = (run.data["entropy"].isel(step=slice(None, 3)).values for run in (plain, edited))
+    np.testing.assert_allclose(one[:, 1], two[:, 1], equal_nan=True)
+    assert np.nanmax(abs(one[:, 2] - two[:, 2])) > 1e-3
+    assert (edited.tokens(-1) != MASK).all()
+    assert denoise(model, tokens).data.identical(plain.data)
+
+
+def test_an_edit_of_an_unknown_place_is_an_error(tiny_model: Callable[..., Any]) -> None:
+    with pytest.raises(HookPointError, match=r"blocks\.9\.hook_resid_post"):
+        denoise(tiny_model(), prompts(1, 5), edits=lambda context: {resid_post(9): lambda activation: None})
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"steps": 0}, PolicyError, "steps is 0; it must be at least 1"),
+        ({"temperature": -1.0}, PolicyError, "temperature is -1.0; it must be 0"),
+        ({"temperature": float("nan")}, PolicyError, "temperature is nan"),
+        ({"temperature": float("inf")}, PolicyError, "temperature is inf"),
+        ({"seed": -1}, PolicyError, "seed is -1"),
+        ({"policy": "best"}, PolicyError, "unknown policy 'best'; choose from random, low_confidence"),
+        ({"options": {"threshold": 0.5}}, PolicyError, "'low_confidence' has no option 'threshold'; it has none"),
+        ({"policy": "threshold", "options": {"threshold": 2.0}}, PolicyError, "threshold is 2.0; it must lie in 0 to 1"),
+        ({"sample_ids": [0]}, PromptError, "1 sample_ids for 2 samples"),
+    ],
+)
+def test_a_bad_argument_is_named(asked: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        denoise(FakeNetwork(), prompts(2, 5), **asked)
+
+
+def test_bad_tokens_are_named(tiny_model: Callable[..., Any]) -> None:
+    network = FakeNetwork()
+    with pytest.raises(PromptError, match=r"samples \[1\] have no masked position"):
+        denoise(network, torch.tensor([[MASK, 1], [2, 3]]))
+    with pytest.raises(PromptError, match=f"17 positions; fake reads at most {LENGTH}"):
+        denoise(network, prompts(1, LENGTH + 1))
+    with pytest.raises(PromptError, match=r"shape \(0, 3\)"):
+        denoise(network, torch.zeros(0, 3, dtype=torch.long))
+    with pytest.raises(PromptError, match="token 12; the tokens of fake are 0 to 11"):
+        denoise(network, torch.tensor([[MASK, 12]]))
+    with pytest.raises(PromptError, match=r"tiny is a causal model.*use a masked"):
+        denoise(tiny_model("causal"), prompts(1, 5))
+
+
+# ---------------------------------------------------------------- the first position, and left to right
+
+
+def test_a_shifted_model_has_no_opinion_about_the_first_position(tiny_model: Callable[..., Any]) -> None:
+    run = denoise(tiny_model(), torch.full((1, 4), MASK))
+    first = run.data.isel(sample=0, step=1, position=0)
+    assert first["margin"] == 0
+    assert first["confidence"] == pytest.approx(1 / 11)
+    assert (run.data["state"].isel(step=-1) == State.COMMITTED).all()
+
+
+def naive_left_to_right(model: LanguageModel, tokens: Tensor) -> Tensor:
+    canvas = tokens.clone()
+    for row in range(len(canvas)):
+        for position in range(canvas.shape[1]):
+            if canvas[row, position] == MASK:
+                raw = model.module(input_ids=canvas[row : row + 1, :position], use_cache=False).logits[0, -1].clone()
+                raw[MASK] = -torch.inf
+                canvas[row, position] = raw.argmax()
+    return canvas
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_left_to_right_is_the_naive_loop(seed: int, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("causal", seed)
+    tokens = prompts(4, 40, seed, rate=0.4)
+    tokens[:, 0] = 3
+    tokens[0, -1], tokens[1, -2:] = MASK, 4
+    kept = tokens.clone()
+    written = write_left_to_right(model, tokens)
+    assert torch.equal(tokens, kept)
+    assert torch.equal(written, naive_left_to_right(model, tokens))
+    assert torch.equal(written[tokens != MASK], tokens[tokens != MASK])
+
+
+def test_left_to_right_leaves_a_finished_text_alone(tiny_model: Callable[..., Any]) -> None:
+    tokens = torch.tensor([[1, 2, 3]])
+    assert torch.equal(write_left_to_right(tiny_model("causal"), tokens), tokens)
+
+
+def test_left_to_right_refuses_what_it_cannot_write(tiny_model: Callable[..., Any]) -> None:
+    with pytest.raises(PromptError, match=r"tiny is a masked model.*policy `sequential`"):
+        write_left_to_right(tiny_model(), prompts(1, 5))
+    with pytest.raises(PromptError, match="first position is to be written"):
+        write_left_to_right(tiny_model("causal"), torch.tensor([[MASK, 1]]))
+    with pytest.raises(PromptError, match="reads at most 163"):
+        write_left_to_right(tiny_model("causal"), prompts(1, 164))
