@@ -75,6 +75,11 @@ def fit_readers(
     return readers
 
 
+def solutions_of(trajectory: Trajectory) -> Int8[np.ndarray, "sample cell"]:
+    """Returns the only solution of each board of a sudoku trajectory; raises PuzzleError where a board has not exactly one."""
+    return np.stack([solve(board.astype(np.int8)) for board in trajectory.tokens(0)[:, :N_CELLS]])
+
+
 def account_of(
     model: LanguageModel,
     trajectory: Trajectory,
@@ -87,7 +92,7 @@ def account_of(
         ReadingError: Where trajectory, readers and model do not belong together.
         PuzzleError: Where a board has not exactly one solution.
     """
-    solutions = np.stack([solve(board.astype(np.int8)) for board in trajectory.tokens(0)[:, :N_CELLS]])
+    solutions = solutions_of(trajectory)
     reading = read(model, trajectory, readers, on_step)
     return Account(reading, solutions, narrate(reading, solutions))
 

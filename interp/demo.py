@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.account import NARRATED, Account, account_of, mixed_boards
+from interp.account import NARRATED, Account, mixed_boards, solutions_of
 from interp.concepts import CONCEPTS
 from interp.faithfulness import causal_test, make_trial
 from interp.features import SaeRecipe, fit_sae, sae_entry
 from interp.findings import findings
-from interp.narration import Statement, to_jsonl
-from interp.reading import Reader, best_reader, random_reader, save_readers
+from interp.narration import Statement, narrate, to_jsonl
+from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
 from interp.report import EvaluationEntry, ModelEntry, Report, write_report
 from interp.transfer import Puzzles, Twins, collect, estimate, transfer_table
 from interp.verdict import judge
@@ -45,8 +45,8 @@ class DemoSizes:
     """How much of everything the demo does."""
 
     evaluated: int = 100
-    fitted: int = 400
-    tested: int = 150
+    fitted: int = 300
+    tested: int = 120
     traced: int = 24
     pushed: int = 60
     shown: int = 6
@@ -73,7 +73,7 @@ def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int],
     for rung in generator.RUNGS:
         puzzles = generator.generate(n, rung, seed=seed)
         for model in (twins.ar, twins.diffusion):
-            result = evaluate(model, puzzles, seed=seed, on_batch=on_batch)
+            result = evaluate(model, puzzles, policy="threshold", seed=seed, on_batch=on_batch)
             shares = {
                 name: estimate(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()
             }
@@ -91,11 +91,14 @@ def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int],
 def _accounts(
     twins: Twins, trajectory: Trajectory, readers: dict[str, Reader], controls: dict[str, Reader], on_step: Callable[[int, int], None]
 ) -> tuple[Account, list[Statement]]:
-    """Returns the account by the readers, and what the controls would have had it say."""
-    total = 2 * trajectory.n_steps
-    account = account_of(twins.diffusion, trajectory, readers, lambda done, _: on_step(done, total))
-    control = account_of(twins.diffusion, trajectory, controls, lambda done, _: on_step(trajectory.n_steps + done, total))
-    return account, control.statements
+    """Returns the account by the readers, and what the controls would have had it say; one pass over the trajectory serves both."""
+    both = read(twins.diffusion, trajectory, readers | {f"control {name}": reader for name, reader in controls.items()}, on_step)
+    solutions = solutions_of(trajectory)
+    own, control = (
+        Reading(trajectory, chosen, {name: both.scores[prefix + name] for name in chosen})
+        for prefix, chosen in (("", readers), ("control ", controls))
+    )
+    return Account(own, solutions, narrate(own, solutions)), narrate(control, solutions)
 
 
 def _model_entry(model: LanguageModel) -> ModelEntry:

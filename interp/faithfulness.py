@@ -105,6 +105,7 @@ def _mean_where(values: Float[Tensor, "batch cell"], where: Bool[Tensor, "batch 
     return torch.where(where, values, 0.0).sum(1) / where.sum(1).clamp(min=1)
 
 
+@torch.no_grad()
 def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[Tensor, "batch d_model"], policy: str, seed: int) -> _Effect:
     """Adds a vector a board at the trial cell's reading position, in the first call only, and resumes."""
     position = trial.cell + SOLUTION.start - model.facts.logit_shift

@@ -63,6 +63,7 @@ class BridgeBackend:
         self.bridge: TransformerBridge = build_bridge_from_module(
             twin, architecture=self._family.bridge_architecture, hf_config=twin.config
         )
+        self.bridge.requires_grad_(False)  # it splits joint weights into new ones, which would record every forward pass
 
     def arguments(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Any]:
         """Returns what the bridge must be given besides the tokens to keep the attention regime."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,20 @@ def read_facts(folder: Path) -> ModelFacts:
     return facts
 
 
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Keeps the Hugging Face library from drawing bars and printing warnings inside the block."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def bare_module(folder: Path, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, ModelFacts]:
     """Returns the Hugging Face network in float32, evaluation mode, and its facts. Nothing is fetched, no code is run.
 
@@ -68,22 +84,18 @@ def bare_module(folder: Path, device: str | torch.device = "cpu") -> tuple[PreTr
     """
     folder = model_folder(folder)
     facts = read_facts(folder)
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        opened: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,  # never a pickle
-            output_loading_info=True,
-        )
+        with silent_transformers():
+            opened: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
-    finally:
-        logging.set_verbosity(level)
     module, report = opened
     for key, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
         names = sorted(report[key])

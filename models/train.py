@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from models.checkpoint import CHECKPOINT_NAME, LOG_NAME, TrainingError, load_checkpoint, save_checkpoint, save_model, trim_log
 from models.facts import CONFIG_KEY, ModelFacts, Objective
 from models.families import FAMILIES
-from models.load import ModelError, bare_module
+from models.load import ModelError, bare_module, silent_transformers
 from models.tasks import TASKS, Task
 
 SIZES: dict[str, dict[str, int]] = {
@@ -244,7 +244,7 @@ def train(
     checkpoint_every: float = 60.0,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> TrainingStatus:
-    """Trains to the end of ``plan`` and writes a Hugging Face model folder; returns the last status.
+    """Trains to the end of ``plan`` and writes a Hugging Face model folder (bfloat16); returns the last status.
 
     A checkpoint in ``out`` is resumed: with ``steps`` the continued run takes the very steps the uninterrupted one would have.
 
@@ -291,5 +291,6 @@ def train(
             raise
     if math.isfinite(status.loss):
         run.checkpoint(out, status.step, status.seconds)
-    save_model(run.module.eval().save_pretrained, out)
+    with silent_transformers():
+        save_model(run.module.eval().to(torch.bfloat16).save_pretrained, out)
     return replace(status, progress=1.0)

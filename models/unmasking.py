@@ -96,7 +96,7 @@ def threshold(
     quota: Int[Tensor, " batch"],
     noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
     *,
-    threshold: float = 0.95,
+    threshold: float = 0.999,
 ) -> Bool[Tensor, "batch pos"]:
     """Returns every proposal at least as probable as ``threshold``, and always the best one (Fast-dLLM, 2505.22618, algorithm 1).
 

@@ -137,7 +137,7 @@ def fit_logistic(
     heads: Sequence[str],
     fitted_on: str,
     l2: float = 1e-3,
-    max_iterations: int = 200,
+    max_iterations: int = 500,
 ) -> LinearProbe:
     """Returns one L2-regularised logistic regression a head. Deterministic; warns where it did not converge.
 

@@ -84,6 +84,13 @@ def test_a_model_reads_through_the_backend_it_was_given(model: LanguageModel) ->
         other.bridge  # noqa: B018 (asking is the test)
 
 
+def test_a_forward_pass_records_no_graph(backends: dict[str, Backend]) -> None:
+    for backend in backends.values():
+        raw, cache = backend.run(TOKENS, {}, [resid_post(1)])
+        assert not raw.requires_grad
+        assert not cache[resid_post(1)].requires_grad
+
+
 def test_an_unknown_backend_names_the_choices(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="unknown backend 'hooks'; choose from bridge, nnsight"):
         LanguageModel("tiny", model.module, model.facts, backend="hooks")

@@ -99,7 +99,7 @@ def test_options_are_filled_in(name: str) -> None:
     policy, options = resolve_policy(name, {})
     assert policy is POLICIES[name]
     assert options == policy_options(name)
-    assert policy_options("threshold") == {"threshold": 0.95}
+    assert policy_options("threshold") == {"threshold": 0.999}
 
 
 @given(
