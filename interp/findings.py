@@ -32,7 +32,9 @@ def _transfer(entries: list[ProbeEntry]) -> str:
         f"A probe for “{best.concept}” learned on the causal twin reads the diffusion twin, untouched, with AUC "
         f"{_number(best.zero_shot)} after layer {best.layer} (fitted there: {best.native.value:.3f}; shuffled "
         f"labels {best.shuffled.value:.3f}; untrained network {best.untrained.value:.3f}): it "
-        f"{'beats' if best.beats_floors else 'does not beat'} its floors."
+        f"{'beats' if best.beats_floors else 'does not beat'} its floors. With its own thresholds it gets every head right at "
+        f"{best.all_right['zero_shot'].value:.0%} of sites as it is, {best.all_right['mean_shift'].value:.0%} after a mean shift, "
+        f"{best.all_right['native'].value:.0%} if fitted there."
     )
     if best.beats_input:
         return text + f" It also beats a reader of the visible peer tokens without a network ({best.input_only.value:.3f})."

@@ -54,12 +54,19 @@ class ProbeEntry(_Entry):
     heads: int
     ar_on_ar: Estimate = Field(description="Probe fitted and scored on the causal twin.")
     zero_shot: Estimate = Field(description="The same probe on the diffusion twin, as it is.")
-    mean_shift: Estimate = Field(description="... after moving the diffusion twin's mean onto the causal twin's.")
+    mean_shift: Estimate = Field(
+        description="... after moving the diffusion twin's mean onto the causal twin's. Equal to `zero_shot` by construction: a constant "
+        "changes no ranking; what it does to thresholds stands in `all_right`."
+    )
     affine: Estimate = Field(description="... through a ridge-affine map fitted on unlabelled pairs.")
     native: Estimate = Field(description="Ceiling: probe fitted on the diffusion twin.")
     shuffled: Estimate = Field(description="Floor: fitted on the causal twin with labels of other rows, scored on the diffusion twin.")
     untrained: Estimate = Field(description="Floor: fitted and scored on a network of the same shape with random weights.")
     input_only: Estimate = Field(description="Baseline: the same reader on the visible tokens of the cell's 20 peers, no network.")
+    all_right: dict[str, Estimate] = Field(
+        description="Share of sites with every head on the right side of its threshold, which a shift does move: `ar_on_ar`, `zero_shot`, "
+        "`mean_shift`, `affine`, `native`, `shuffled`."
+    )
     zero_shot_by_mask_rate: dict[str, Estimate] = Field(description="Zero-shot score by the share of masked cells, at 5 rates.")
     beats_floors: bool = Field(description="The zero-shot interval lies above those of `shuffled` and `untrained`.")
     beats_input: bool = Field(description="The zero-shot interval lies above that of `input_only`.")

@@ -19,7 +19,7 @@ from models.language_model import LanguageModel
 from probes.align import ALIGNMENTS, Alignment
 from probes.controls import shuffle_labels
 from probes.linear import LinearProbe, fit_logistic
-from probes.metrics import Interval, bootstrap_auc
+from probes.metrics import Interval, bootstrap_auc, bootstrap_mean
 
 
 class TransferError(ValueError):
@@ -165,46 +165,45 @@ def input_baseline(data: TransferData, concept: Concept, seed: int) -> Estimate:
     return _judge(probe, torch.from_numpy(features(test)), labels_of(concept, test), test, seed)
 
 
-def _transfer_one(data: TransferData, concept: Concept, point: HookPoint, baseline: Estimate, seed: int) -> ProbeEntry:
-    test = data.diffusion.test
-    labels, x = labels_of(concept, test.sites), test.activations[point]
-    reader = fit_reader(data, "ar", concept, point)
-    ar_test = data.ar.test
+def _all_right(probe: LinearProbe, x: Tensor, labels: Tensor, sites: Sites, seed: int) -> Estimate:
+    return estimate(bootstrap_mean(((probe.scores(x) > 0) == labels).all(1), sites.sample, seed=seed))
 
-    def on_diffusion(probe: LinearProbe, moved: Tensor = x) -> Estimate:
-        return _judge(probe, moved, labels, test.sites, seed)
 
-    zero_shot = on_diffusion(reader)
-    shuffled = on_diffusion(fit_reader(data, "ar", concept, point, shuffle_seed=seed))
+def _untrained_floor(data: TransferData, concept: Concept, point: HookPoint, seed: int) -> Estimate:
     if data.untrained is None:
         raise TransferError("a transfer entry needs its untrained floor; collect the data with untrained=True")
-    untrained_test = data.untrained.test
-    untrained = _judge(
-        fit_reader(data, "untrained", concept, point),
-        untrained_test.activations[point],
-        labels_of(concept, untrained_test.sites),
-        untrained_test.sites,
-        seed,
-    )
-    by_rate = {}
-    for rate in MASK_RATES:
-        part = test.at_mask_rate(rate)
-        by_rate[f"{rate:g}"] = _judge(reader, part.activations[point], labels_of(concept, part.sites), part.sites, seed)
+    test = data.untrained.test
+    return _judge(fit_reader(data, "untrained", concept, point), test.activations[point], labels_of(concept, test.sites), test.sites, seed)
+
+
+def _transfer_one(data: TransferData, concept: Concept, point: HookPoint, baseline: Estimate, seed: int) -> ProbeEntry:
+    reader, ar, diffusion = fit_reader(data, "ar", concept, point), data.ar.test, data.diffusion.test
+    x = diffusion.activations[point]
+    readings: dict[str, tuple[LinearProbe, Tensor, Sites]] = {
+        "ar_on_ar": (reader, ar.activations[point], ar.sites),
+        "zero_shot": (reader, x, diffusion.sites),
+        "mean_shift": (reader, alignment_at(data, point, "mean_shift")(x), diffusion.sites),
+        "affine": (reader, alignment_at(data, point, "ridge_affine")(x), diffusion.sites),
+        "native": (fit_reader(data, "diffusion", concept, point), x, diffusion.sites),
+        "shuffled": (fit_reader(data, "ar", concept, point, shuffle_seed=seed), x, diffusion.sites),
+    }
+    labels = {id(sites): labels_of(concept, sites) for sites in (ar.sites, diffusion.sites)}
+    scores = {name: _judge(probe, moved, labels[id(sites)], sites, seed) for name, (probe, moved, sites) in readings.items()}
+    parts = {f"{rate:g}": diffusion.at_mask_rate(rate) for rate in MASK_RATES}
+    untrained, zero_shot = _untrained_floor(data, concept, point, seed), scores["zero_shot"]
     return ProbeEntry(
         concept=concept.name,
         hook_point=str(point),
         layer=-1 if point.layer is None else point.layer,
         heads=len(concept.heads),
-        ar_on_ar=_judge(reader, ar_test.activations[point], labels_of(concept, ar_test.sites), ar_test.sites, seed),
-        zero_shot=zero_shot,
-        mean_shift=on_diffusion(reader, alignment_at(data, point, "mean_shift")(x)),
-        affine=on_diffusion(reader, alignment_at(data, point, "ridge_affine")(x)),
-        native=on_diffusion(fit_reader(data, "diffusion", concept, point)),
-        shuffled=shuffled,
+        **scores,
         untrained=untrained,
         input_only=baseline,
-        zero_shot_by_mask_rate=by_rate,
-        beats_floors=zero_shot.low > max(shuffled.high, untrained.high),
+        all_right={name: _all_right(probe, moved, labels[id(sites)], sites, seed) for name, (probe, moved, sites) in readings.items()},
+        zero_shot_by_mask_rate={
+            name: _judge(reader, part.activations[point], labels_of(concept, part.sites), part.sites, seed) for name, part in parts.items()
+        },
+        beats_floors=zero_shot.low > max(scores["shuffled"].high, untrained.high),
         beats_input=zero_shot.low > baseline.high,
     )
 

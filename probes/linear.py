@@ -24,8 +24,8 @@ from probes.errors import FORMAT_VERSION, ProbeError, check_finite, check_fitted
 
 ARTEFACT = "linear-probe"
 WEIGHTS_NAME = "model.safetensors"
-GRADIENT_TOLERANCE, GRADIENT_WARNING = 1e-4, 1e-3
-"""Where the solver stops, and above what it says that it did not get there (in float32 it stalls near 1e-4)."""
+GRADIENT_TOLERANCE, GRADIENT_WARNING = 1e-4, 3e-3
+"""Where the solver stops, and above what it says that it did not get there (in float32 it stalls between 1e-4 and 1e-3)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def fit_logistic(
     heads: Sequence[str],
     fitted_on: str,
     l2: float = 1e-3,
-    max_iterations: int = 500,
+    max_iterations: int = 200,
 ) -> LinearProbe:
     """Returns one L2-regularised logistic regression a head. Deterministic; warns where it did not converge.
 

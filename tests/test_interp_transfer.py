@@ -49,6 +49,7 @@ def data_with(*, turn: torch.Tensor | None = None, shift: float = 0.0) -> Transf
 def test_the_transfer_of_a_model_to_itself_is_exact() -> None:
     (entry,) = transfer_table(data_with(), [CONCEPT], [POINT])
     assert entry.zero_shot == entry.ar_on_ar == entry.native
+    assert entry.all_right["zero_shot"] == entry.all_right["ar_on_ar"] == entry.all_right["native"]
     assert entry.mean_shift.value == pytest.approx(entry.ar_on_ar.value, abs=1e-6)
     assert entry.affine.value == pytest.approx(entry.ar_on_ar.value, abs=1e-3)
     assert entry.ar_on_ar.value > 0.95
@@ -71,6 +72,13 @@ def test_a_turned_space_is_lost_zero_shot_and_found_by_an_affine_map() -> None:
     assert entry.zero_shot.value < 0.8
     assert entry.affine.value == pytest.approx(entry.native.value, abs=0.01)
     assert entry.native.value > 0.95
+
+
+def test_a_shift_is_invisible_to_ranking_and_ruins_thresholds_until_the_means_are_matched() -> None:
+    (entry,) = transfer_table(data_with(shift=2.0), [CONCEPT], [POINT])
+    assert entry.zero_shot.value == pytest.approx(entry.ar_on_ar.value, abs=1e-6)
+    assert entry.all_right["zero_shot"].value < 0.5 * entry.all_right["ar_on_ar"].value
+    assert entry.all_right["mean_shift"].value == pytest.approx(entry.all_right["ar_on_ar"].value, abs=0.01)
 
 
 def test_a_reader_is_tied_to_what_it_was_fitted_on() -> None:

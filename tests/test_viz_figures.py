@@ -28,6 +28,9 @@ def make_estimate(rng: np.random.Generator, low: float, high: float) -> Estimate
 def make_probe(rng: np.random.Generator, concept: str, layer: int) -> ProbeEntry:
     scores: dict[str, Any] = {name: make_estimate(rng, *span) for name, span in SPANS.items()}
     scores["zero_shot_by_mask_rate"] = {rate: make_estimate(rng, 0.7, 0.97) for rate in RATES}
+    scores["all_right"] = {
+        name: make_estimate(rng, 0.1, 0.9) for name in ("ar_on_ar", "zero_shot", "mean_shift", "affine", "native", "shuffled")
+    }
     return ProbeEntry(concept=concept, hook_point=POINT.format(layer), layer=layer, heads=9, beats_floors=True, beats_input=True, **scores)
 
 
