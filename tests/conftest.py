@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignored", and Ctrl-C is tested
 settings.register_profile("denoscope", deadline=None, derandomize=True)
 settings.load_profile("denoscope")
 
