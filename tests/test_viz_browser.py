@@ -185,11 +185,14 @@ def test_statements_grow_with_the_steps(page: Any, traces: list[BoardTrace]) -> 
     badges = {True: "✓ sound", False: "✗ unsound", None: "○ not checkable"}
     assert current.locator(".badge").all_text_contents() == [badges[statement.sound] for statement in now]
     assert now[0].evidence in (current.first.locator(".evidence").text_content() or "")
-    inside = (
-        "one => { const a = one.getBoundingClientRect(), b = one.closest('#statements').getBoundingClientRect(); return a.top < b.bottom; }"
+    page.wait_for_function(  # the list glides there; it must arrive
+        """() => {
+            const list = document.querySelector('#statements'), one = list.querySelector('li.current').getBoundingClientRect();
+            const { top, bottom } = list.getBoundingClientRect();
+            return list.scrollTop > 0 && one.top >= top - 1 && one.top < bottom;
+        }""",
+        timeout=5000,
     )
-    page.wait_for_function("() => document.querySelector('#statements').scrollTop > 0")
-    assert page.eval_on_selector("#statements li.current", inside)
     current.first.focus()
     assert cells_with(page, "linked") == set(now[0].cells)
     page.select_option("#kind-select", "decided")
