@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int8
 
+from interp.boards import mixed_boards
 from interp.concepts import CONCEPTS
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, read
@@ -18,7 +19,6 @@ from interp.viz.sudoku_view import board_traces
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.load import load
-from models.tasks.sudoku import generator
 from models.tasks.sudoku.board import N_CELLS
 from models.tasks.sudoku.solver import solve
 from models.trajectory import Trajectory
@@ -34,13 +34,6 @@ class Account:
     reading: Reading
     solutions: Int8[np.ndarray, "sample cell"]
     statements: list[Statement]
-
-
-def mixed_boards(n: int, seed: int) -> generator.Puzzles:
-    """Returns unseen boards of the test stream, every other of which needs hidden singles."""
-    halves = [generator.generate(-(-n // 2), rung, seed=seed) for rung in ("naked_singles", "hidden_singles")]
-    order = np.arange(n) // 2 + (np.arange(n) % 2) * len(halves[0])
-    return generator.Puzzles(*(np.concatenate([getattr(half, name) for half in halves])[order] for name in ("givens", "solutions")))
 
 
 def fit_readers(

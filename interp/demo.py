@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from interp.account import NARRATED, Account, mixed_boards, solutions_of
+from interp.account import NARRATED, Account, solutions_of
+from interp.boards import mixed_boards
+from interp.clock import Clock, Progress
 from interp.concepts import CONCEPTS
 from interp.faithfulness import causal_test, make_trial
 from interp.features import SaeRecipe, fit_sae, sae_entry
 from interp.findings import findings
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
-from interp.report import EvaluationEntry, ModelEntry, Report, write_report
-from interp.transfer import Puzzles, Twins, collect, estimate, transfer_table
+from interp.report import EvaluationEntry, Report, write_report
+from interp.transfer import Puzzles, Twins, collect, estimate, model_entry, transfer_table
 from interp.verdict import judge
 from interp.viz.figures import REPORT_FIGURES, confidence_figure
 from interp.viz.page import render_page, write_page
@@ -28,16 +29,12 @@ from interp.viz.tables import report_tables
 from models.denoise import denoise
 from models.evaluate import evaluate
 from models.hookpoints import resid_post
-from models.language_model import LanguageModel
 from models.load import load
 from models.tasks.sudoku import generator
 from models.tasks.sudoku.task import SUDOKU
 from models.trajectory import Trajectory
 from probes.metrics import bootstrap_mean
 from probes.sae import save_sae
-
-Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +48,6 @@ class DemoSizes:
     pushed: int = 60
     shown: int = 6
     sae_steps: int = 300
-
-
-@dataclass
-class _Clock:
-    """Seconds by stage."""
-
-    tell: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        started = time.monotonic()
-        self.tell(name, 0, 1)
-        yield lambda done, total: self.tell(name, done, total)
-        self.tell(name, 1, 1)
-        self.seconds[name] = round(time.monotonic() - started, 2)
 
 
 def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int], None]) -> Iterator[EvaluationEntry]:
@@ -101,10 +82,6 @@ def _accounts(
     return Account(own, solutions, narrate(own, solutions)), narrate(control, solutions)
 
 
-def _model_entry(model: LanguageModel) -> ModelEntry:
-    return ModelEntry(name=model.name, parameters=model.n_parameters, facts=asdict(model.facts))
-
-
 def run_demo(
     out: Path, *, seed: int = 0, sizes: DemoSizes = DemoSizes(), tell: Progress = lambda stage, done, total: None
 ) -> tuple[Report, list[Statement]]:
@@ -122,7 +99,7 @@ def run_demo(
     Returns:
         The report, and the statements on the traced boards.
     """
-    clock = _Clock(tell)
+    clock = Clock(tell)
     started = time.monotonic()
     with clock.stage("load"):
         twins = Twins(load("sudoku-ar"), load("sudoku-diffusion"))
@@ -159,7 +136,7 @@ def run_demo(
     report = Report(
         task="sudoku",
         seed=seed,
-        models=[_model_entry(twins.ar), _model_entry(twins.diffusion)],
+        models=[model_entry(twins.ar), model_entry(twins.diffusion)],
         evaluation=evaluation,
         probes=table,
         sae=sae,

@@ -20,6 +20,7 @@ from interp.harvest import Harvest, activations_at
 from interp.transfer import TransferData, alignment_at, fit_reader, labels_of
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
+from models.tasks import puzzle_task
 from models.trajectory import Trajectory
 from probes.align import Alignment
 from probes.controls import random_directions
@@ -178,7 +179,7 @@ def read(
     for reader in readers.values():
         if reader.reads != model.fingerprint:
             raise ReadingError(f"{reader.name} reads {reader.reads}, and the model is {model.fingerprint}")
-    positions = torch.arange(model.task.length)[model.task.target]
+    positions = torch.arange(model.task.length)[puzzle_task(model.task).target]
     scores = {name: _empty_scores(trajectory, reader, positions.tolist()) for name, reader in readers.items()}
     points = sorted({reader.point for reader in readers.values()})
     for step in range(1, trajectory.n_steps + 1):

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """A part of a results file: immutable, and strict about its names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Estimate(_Entry):
+class Estimate(Entry):
     """A figure with its 95 % bootstrap interval, resampled by puzzle."""
 
     value: float
@@ -23,7 +25,7 @@ class Estimate(_Entry):
     n: int = Field(description="Independent units it rests on: puzzles, never tokens.")
 
 
-class ModelEntry(_Entry):
+class ModelEntry(Entry):
     """One twin."""
 
     name: str
@@ -31,7 +33,7 @@ class ModelEntry(_Entry):
     facts: dict[str, str | int | None]
 
 
-class EvaluationEntry(_Entry):
+class EvaluationEntry(Entry):
     """How well one twin solves unseen boards."""
 
     model: str
@@ -45,7 +47,7 @@ class EvaluationEntry(_Entry):
     seconds: float
 
 
-class ProbeEntry(_Entry):
+class ProbeEntry(Entry):
     """One concept at one hook point; every score is the AUC averaged over the concept's heads, on puzzles no probe was fitted on."""
 
     concept: str
@@ -72,7 +74,7 @@ class ProbeEntry(_Entry):
     beats_input: bool = Field(description="The zero-shot interval lies above that of `input_only`.")
 
 
-class SaeScores(_Entry):
+class SaeScores(Entry):
     """A sparse autoencoder on one set of activations."""
 
     fvu: float = Field(description="Fraction of variance unexplained, 0 is perfect.")
@@ -81,7 +83,7 @@ class SaeScores(_Entry):
     n: int = Field(description="Activations scored.")
 
 
-class SaeEntry(_Entry):
+class SaeEntry(Entry):
     """An SAE fitted on the causal twin, measured on both."""
 
     hook_point: str
@@ -96,7 +98,7 @@ class SaeEntry(_Entry):
     native: SaeScores = Field(description="Ceiling: an SAE of the same recipe fitted on the diffusion twin, on the same activations.")
 
 
-class ReadingEntry(_Entry):
+class ReadingEntry(Entry):
     """The pseudo chain of thought over all traced boards."""
 
     reader: str
@@ -112,7 +114,7 @@ class ReadingEntry(_Entry):
     revised: Share = Field(description="Share of written cells that were later changed.")
 
 
-class FaithfulnessEntry(_Entry):
+class FaithfulnessEntry(Entry):
     """Adding (an excluded digit minus the model's digit) along a moved probe's directions at one cell and step, then resuming."""
 
     hook_point: str
@@ -130,7 +132,7 @@ class FaithfulnessEntry(_Entry):
     final_changed_random: Estimate
 
 
-class Report(_Entry):
+class Report(Entry):
     """All figures of one run."""
 
     schema_version: Literal[1] = 1

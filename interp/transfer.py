@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from interp.concepts import INPUT_FEATURES, Concept, Sites
 from interp.harvest import MASK_RATES, Harvest, activations_at, harvest
-from interp.report import Estimate, ProbeEntry
+from interp.report import Estimate, ModelEntry, ProbeEntry
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
+from models.tasks import puzzle_task
 from probes.align import ALIGNMENTS, Alignment
 from probes.controls import shuffle_labels
 from probes.linear import LinearProbe, fit_logistic
@@ -54,7 +55,7 @@ class Puzzles:
     @classmethod
     def of(cls, model: LanguageModel, examples: Any) -> Puzzles:
         """Returns the examples of a model's task as sequences."""
-        task = model.task
+        task = puzzle_task(model.task)
         return cls(task.encode(examples), task.prompt(examples) == task.mask_token_id)
 
 
@@ -137,6 +138,11 @@ def labels_of(concept: Concept, sites: Sites) -> Bool[Tensor, "row head"]:
 def estimate(interval: Interval) -> Estimate:
     """Returns a report's form of an interval."""
     return Estimate(value=interval.value, low=interval.low, high=interval.high, n=interval.n)
+
+
+def model_entry(model: LanguageModel) -> ModelEntry:
+    """Returns a report's form of a model."""
+    return ModelEntry(name=model.name, parameters=model.n_parameters, facts=asdict(model.facts))
 
 
 def alignment_at(data: TransferData, point: HookPoint, name: str) -> Alignment:

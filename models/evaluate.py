@@ -13,8 +13,8 @@ from jaxtyping import Int
 
 from models.denoise import denoise, write_left_to_right
 from models.language_model import LanguageModel
-from models.tasks import Verdicts
-from models.unmasking import PolicyError, resolve_policy
+from models.tasks import Verdicts, puzzle_task
+from models.unmasking import Option, PolicyError, resolve_policy
 
 BATCH = 100
 
@@ -29,6 +29,8 @@ class Evaluation:
     verdicts: Verdicts
     calls: Int[np.ndarray, " batch"]
     """Network calls each example took."""
+    commit_step: Int[np.ndarray, "batch pos"]
+    """The call that wrote each position's final token; 0 where it was given."""
     seconds: float
 
 
@@ -37,7 +39,7 @@ def evaluate(
     examples: Any,
     *,
     policy: str = "low_confidence",
-    options: Mapping[str, float] | None = None,
+    options: Mapping[str, Option] | None = None,
     steps: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
@@ -46,15 +48,17 @@ def evaluate(
     """Returns the verdicts on ``examples`` (of the model's task), in their order; a masked model denoises, a causal one writes greedily.
 
     Raises:
+        TaskError: On a model of text.
         PolicyError: On an unknown policy or option, whatever the model; on steps or a temperature for a causal one.
     """
     resolve_policy(policy, options or {})
-    task, causal = model.task, model.facts.objective == "causal"
+    task, causal = puzzle_task(model.task), model.facts.objective == "causal"
     if causal and (steps is not None or temperature):
         raise PolicyError(f"{model.name} is a causal model: it writes greedily, one token a call; steps and temperature are not for it")
     answers = task.prompt(examples)
     unwritten = answers == task.mask_token_id
     calls = unwritten.sum(1).numpy()
+    commit_step = np.where(unwritten, unwritten.cumsum(1), 0)
     asked = torch.nonzero(unwritten.any(1)).flatten()
     started = time.monotonic()
     for rows in asked.split(BATCH) if len(asked) else ():
@@ -72,6 +76,7 @@ def evaluate(
                 sample_ids=rows.tolist(),
             )
             answers[rows], calls[rows.numpy()] = torch.from_numpy(run.tokens(-1)), run.calls
+            commit_step[rows.numpy()] = run.data["commit_step"].values
         on_batch(int(rows[-1]) + 1, len(answers))
     verdicts = task.verify(answers, examples)
-    return Evaluation(model.name, "greedy" if causal else policy, verdicts, calls, time.monotonic() - started)
+    return Evaluation(model.name, "greedy" if causal else policy, verdicts, calls, commit_step, time.monotonic() - started)

@@ -1,12 +1,12 @@
 """Training of a causal twin, and its continuation as a masked-diffusion twin; resumable and free of TransformerLens.
 
-Recipe: Muon on the matrices of the blocks, AdamW on everything else, bf16 autocast, attention written out (eager), a short
-warm-up, a flat stretch and a linear fall. Masked objective: t ~ U(.02, 1), each target token masked with probability t, mean
-cross-entropy over masked tokens (MDLM, Sahoo et al. 2024, with the 1/t weight dropped).
+Recipe: Muon on the matrices of the blocks, AdamW on everything else, bf16 autocast, attention written out on a CPU and fused on a GPU,
+a short warm-up, a flat stretch and a linear fall. Devices and processes are Accelerate's.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import signal
@@ -17,68 +17,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from torch.nn import functional
+from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel
 
+from models.adapt import METHODS
 from models.checkpoint import CHECKPOINT_NAME, LOG_NAME, TrainingError, load_checkpoint, save_checkpoint, save_model, trim_log
-from models.facts import CONFIG_KEY, ModelFacts, Objective
+from models.facts import CONFIG_KEY, ModelFacts
 from models.families import FAMILIES
+from models.language_model import LanguageModel
 from models.load import ModelError, bare_module, silent_transformers
-from models.tasks import TASKS, Task
-
-SIZES: dict[str, dict[str, int]] = {
-    "nano": {"d_model": 64, "n_layers": 2, "n_heads": 2},
-    "tiny": {"d_model": 128, "n_layers": 6, "n_heads": 4},
-    "small": {"d_model": 192, "n_layers": 6, "n_heads": 6},
-    "base": {"d_model": 256, "n_layers": 8, "n_heads": 8},
-}
-"""Network shapes by name: .1M, 1.2M, 2.7M and 6.4M parameters on sudoku."""
+from models.losses import Noise
+from models.objective import TrainingObjective
+from models.plan import SIZES, TrainingPlan
+from models.tasks import TASKS, Batch
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3
 WARMUP_STEPS, FLAT_UNTIL, LAST_FACTOR = 50, 0.42, 0.02
-LEAST_MASK_RATE = 0.02
-
-
-class PlanError(ValueError):
-    """A plan that no training can follow."""
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """All that determines a training. With ``steps`` a run is reproducible; with ``minutes`` it depends on the machine's speed."""
-
-    task: str
-    objective: Objective
-    size: str | None = None
-    """A name in ``SIZES``; None is ``tiny``, or the size of ``init``."""
-    init: str | None = None
-    """A model folder to start from: the causal twin, to grow a masked one from it. None starts from random weights."""
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int = 128
-    examples: int = 100_000
-    """How many training examples are generated before augmentation."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            raise PlanError("give either steps or minutes, and not both")
-        for name in ("steps", "minutes", "batch", "examples"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise PlanError(f"{name} is {value}; it must be greater than 0")
-        for value, choices in ((self.size, SIZES), (self.task, TASKS)):
-            if value is not None and value not in choices:
-                raise PlanError(f"unknown {value!r}; choose from {', '.join(choices)}")
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Returns the share of the plan that is done, 0 to 1."""
-        done = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1))
-        return min(done, 1.0)
 
 
 @dataclass(frozen=True)
@@ -99,34 +57,6 @@ def learning_rate_factor(step: int, progress: float) -> float:
     return warmup * fall
 
 
-def draw_mask(tokens: Int[Tensor, "batch pos"], target: slice, generator: torch.Generator) -> Bool[Tensor, "batch pos"]:
-    """Returns which target tokens to mask: each with its sequence's rate t ~ U(.02, 1), and at least one a sequence."""
-    batch, pos = tokens.shape
-    rate = LEAST_MASK_RATE + (1 - LEAST_MASK_RATE) * torch.rand(batch, 1, generator=generator)
-    chance = torch.full((batch, pos), torch.inf)
-    chance[:, target] = torch.rand(chance[:, target].shape, generator=generator)
-    masked = chance < rate
-    masked |= (chance == chance.amin(1, keepdim=True)) & ~masked.any(1, keepdim=True)
-    return masked.to(tokens.device)
-
-
-def objective_loss(
-    module: nn.Module, facts: ModelFacts, tokens: Int[Tensor, "batch pos"], target: slice, generator: torch.Generator
-) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy in nats over the target tokens (causal) or over the masked ones (masked)."""
-    if facts.mask_token_id is None:
-        scored = torch.zeros_like(tokens, dtype=torch.bool)
-        scored[:, target] = True
-        seen = tokens
-    else:
-        scored = draw_mask(tokens, target, generator)
-        seen = tokens.masked_fill(scored, facts.mask_token_id)
-    shift = facts.logit_shift
-    raw = module(input_ids=seen, use_cache=False).logits
-    raw = raw[:, : raw.shape[1] - shift]
-    return functional.cross_entropy(raw[scored[:, shift:]].float(), tokens[:, shift:][scored[:, shift:]])
-
-
 def make_optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
     """Returns Muon over the blocks' matrices and AdamW over everything else, at their full learning rates."""
     matrices: list[nn.Parameter] = []
@@ -139,38 +69,54 @@ def make_optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts]:
-    """Returns the network a plan starts from and the facts of the model it makes.
-
-    A masked model takes the weights as they are: attention becomes full at once and the logit shift is kept, so position i
-    goes on predicting token i+1 and both twins are read at the same index (method ``switch``).
+def _twin_of(plan: TrainingPlan) -> PreTrainedModel | None:
+    """Returns the network a plan starts from, or None.
 
     Raises:
-        ModelError: Where ``init`` is no model, or one of another task or vocabulary.
+        ModelError: Where ``init`` is no model, one of another task or vocabulary, or of another size than the plan's.
     """
-    task = TASKS[plan.task]
-    masked = plan.objective == "masked"
+    if plan.init is None:
+        return None
+    module, found = bare_module(Path(plan.init))
+    if found.task != plan.task:
+        raise ModelError(f"{plan.init} was trained on the task {found.task!r}, and this training is on {plan.task!r}")
+    if module.config.vocab_size != len(TASKS[plan.task].vocabulary):
+        expected = len(TASKS[plan.task].vocabulary)
+        raise ModelError(f"{plan.init} has a vocabulary of {module.config.vocab_size} tokens, and the task {plan.task!r} has {expected}")
+    if module.config.max_position_embeddings < TASKS[plan.task].length:
+        longest, needed = module.config.max_position_embeddings, TASKS[plan.task].length
+        raise ModelError(f"{plan.init} reads at most {longest} positions, and the task {plan.task!r} has {needed}")
+    if plan.size is not None and _shape(module) != SIZES[plan.size]:
+        raise ModelError(f"{plan.init} has the shape {_shape(module)}, and size {plan.size!r} is {SIZES[plan.size]}; leave the size out")
+    return module
+
+
+def _shape(module: PreTrainedModel) -> dict[str, int]:
+    config = module.config
+    return {"d_model": config.hidden_size, "n_layers": config.num_hidden_layers, "n_heads": config.num_attention_heads}
+
+
+def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts, PreTrainedModel | None]:
+    """Returns the network a plan starts from, the facts of the model it makes, and the frozen twin where its method needs one.
+
+    Raises:
+        ModelError: Where ``init`` cannot be started from.
+    """
+    task, adaptation = TASKS[plan.task], plan.adaptation
     facts = ModelFacts(
         objective=plan.objective,
-        attention="full" if masked else "causal",
-        logit_shift=1,
-        mask_token_id=task.mask_token_id if masked else None,
+        attention="full" if adaptation else "causal",
+        logit_shift=adaptation.logit_shift if adaptation else 1,
+        mask_token_id=task.mask_token_id if adaptation else None,
         task=plan.task,
     )
-    if plan.init is None:
-        shape = SIZES[plan.size or "tiny"]
+    module = _twin_of(plan)
+    if module is None or (adaptation and not METHODS[adaptation.method].from_twin):
+        shape = _shape(module) if module is not None else SIZES[plan.size or "tiny"]
         module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=plan.seed, **shape)
-    else:
-        module, found = bare_module(Path(plan.init))
-        if found.task != plan.task:
-            raise ModelError(f"{plan.init} was trained on the task {found.task!r}, and this training is on {plan.task!r}")
-        found_shape = {"d_model": module.config.hidden_size, "n_layers": module.config.num_hidden_layers}
-        found_shape["n_heads"] = module.config.num_attention_heads
-        if plan.size is not None and found_shape != SIZES[plan.size]:
-            raise ModelError(f"{plan.init} has the shape {found_shape}, and size {plan.size!r} is {SIZES[plan.size]}; leave the size out")
     FAMILIES[module.config.model_type].set_attention(module.config, facts.attention)
     setattr(module.config, CONFIG_KEY, facts.to_config())
-    return module, facts
+    return module, facts, _twin_of(plan) if adaptation and METHODS[adaptation.method].penalty else None
 
 
 @contextmanager
@@ -194,26 +140,34 @@ class _Run:
     """The moving parts of one training."""
 
     plan: TrainingPlan
+    accelerator: Accelerator
     module: PreTrainedModel
-    facts: ModelFacts
-    task: Task
+    objective: nn.Module
+    """The training objective, as Accelerate wraps it."""
     optimizers: list[torch.optim.Optimizer]
-    device: torch.device
 
-    def gradient(self, step: int, progress: float, tokens: Int[Tensor, "batch pos"]) -> float:
-        """Computes the gradient of one step and sets its learning rates; returns its loss."""
+    def gradient(self, step: int, progress: float, batch: Batch) -> float:
+        """Computes the gradient of one step and sets its learning rates; returns its loss, averaged over processes."""
         factor = learning_rate_factor(step, progress)
         for optimizer, full in zip(self.optimizers, (MUON_LR, ADAMW_LR), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = full * factor
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + step)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            loss = objective_loss(self.module, self.facts, tokens.to(self.device), self.task.target, generator)
-        value = loss.item()
+        noise = self.accelerator.unwrap_model(self.objective).draw(batch, generator)
+        with self.accelerator.autocast():
+            loss = self.objective(*self._own(batch, noise), progress, generator)
+        value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value} at step {step}; the last checkpoint written stays as it was")
-        loss.backward()
+            raise TrainingError(f"the loss is {value} at step {step + 1}; the last checkpoint written stays as it was")
+        self.accelerator.backward(loss)
         return value
+
+    def _own(self, batch: Batch, noise: Noise | None) -> tuple[Batch, Noise | None]:
+        """Returns this process's rows of a batch and of its noise, on its device."""
+        rows = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        values = {name: value[rows].to(self.accelerator.device) for name, value in vars(batch).items()}
+        noises = None if noise is None else {name: value[rows].to(self.accelerator.device) for name, value in vars(noise).items()}
+        return Batch(**values), None if noises is None else Noise(**noises)
 
     def update(self) -> None:
         """Takes the optimiser step."""
@@ -221,19 +175,51 @@ class _Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def checkpoint(self, out: Path, step: int, seconds: float) -> None:
-        """Saves where the run stands."""
-        save_checkpoint(out / CHECKPOINT_NAME, self.module, self.optimizers, asdict(self.plan), step, seconds)
+    def clock(self, seconds: float) -> float:
+        """Returns a time on which all processes agree."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        return float(self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean"))
+
+    def checkpoint(self, out: Path, status: TrainingStatus) -> None:
+        """Saves where the run stands, unless it has taken no step."""
+        if self.accelerator.is_main_process and math.isfinite(status.loss):
+            save_checkpoint(out / CHECKPOINT_NAME, self.module, self.optimizers, stated(self.plan), status.step, status.seconds)
+
+    def log(self, file: TextIO, status: TrainingStatus) -> None:
+        """Adds a step to the log."""
+        if self.accelerator.is_main_process:
+            file.write(json.dumps(asdict(status)) + "\n")
+
+    def snapshot(self) -> LanguageModel:
+        """Returns a copy of the model as it stands."""
+        return LanguageModel("in training", copy.deepcopy(self.module), ModelFacts.from_config(getattr(self.module.config, CONFIG_KEY)))
+
+    def finish(self, out: Path) -> None:
+        """Writes the model folder, weights in bfloat16."""
+        if self.accelerator.is_main_process:
+            self.module.config._attn_implementation = None  # a matter of the machine, not of the model
+            with silent_transformers():
+                save_model(self.module.eval().to(torch.bfloat16).save_pretrained, out)
 
 
-def _prepare(plan: TrainingPlan, out: Path, device: torch.device) -> tuple[_Run, int, float]:
-    module, facts = initial_module(plan)
-    nn.Module.to(module, device).train()
-    run = _Run(plan, module, facts, TASKS[plan.task], make_optimizers(module), device)
+def stated(plan: TrainingPlan) -> dict[str, object]:
+    """Returns a plan as a checkpoint holds it: plain values, as JSON reads them back."""
+    values: dict[str, object] = json.loads(json.dumps(asdict(plan)))
+    return values
+
+
+def _prepare(plan: TrainingPlan, out: Path, accelerator: Accelerator) -> tuple[_Run, int, float]:
+    module, facts, twin = initial_module(plan)
+    module.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")  # the fused backward is slow on a CPU
+    nn.Module.to(module, accelerator.device).train()
+    optimizers = make_optimizers(module)
     step, seconds = 0, 0.0
     if (out / CHECKPOINT_NAME).exists():
-        step, seconds = load_checkpoint(out / CHECKPOINT_NAME, asdict(plan), module, run.optimizers)
-    return run, step, seconds
+        step, seconds = load_checkpoint(out / CHECKPOINT_NAME, stated(plan), module, optimizers)
+    objective = TrainingObjective(module, facts, plan.adaptation, None if twin is None else nn.Module.to(twin, accelerator.device))
+    wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
+    return _Run(plan, accelerator, module, wrapped, optimizers), step, seconds
 
 
 def train(
@@ -241,56 +227,61 @@ def train(
     out: Path,
     *,
     on_step: Callable[[TrainingStatus], None] = lambda status: None,
+    inspect: Callable[[TrainingStatus, Callable[[], LanguageModel]], None] = lambda status, snapshot: None,
     checkpoint_every: float = 60.0,
-    device: str = "cuda" if torch.cuda.is_available() else "cpu",
+    device: str | None = None,
 ) -> TrainingStatus:
     """Trains to the end of ``plan`` and writes a Hugging Face model folder (bfloat16); returns the last status.
 
     A checkpoint in ``out`` is resumed: with ``steps`` the continued run takes the very steps the uninterrupted one would have.
+    Started by ``accelerate launch``, it trains on all the processes there are, each with its share of every batch.
 
     Args:
         plan: What to train.
         out: Where checkpoint, log (JSON lines) and finally the model go.
         on_step: Called after every step.
+        inspect: Called after every step with a function that returns a copy of the model as it stands.
         checkpoint_every: Seconds between checkpoints; one is also written on an interrupt.
-        device: Where to train.
+        device: ``cpu`` to train there though there is a GPU; None is the fastest there is.
 
     Raises:
         TrainingError: On a loss that is not a number, or a checkpoint that cannot be written or is of another plan.
         ModelError: Where the model to start from cannot be used.
+        TaskError: Where the task cannot learn from the plan's data.
     """
-    run, step, before = _prepare(plan, out, torch.device(device))
+    accelerator = Accelerator(mixed_precision="bf16", cpu=device == "cpu")
+    run, step, before = _prepare(plan, out, accelerator)
+    status = TrainingStatus(step, float("nan"), plan.progress(step, before), before, 0.0)
+    if status.progress == 1 and (out / "config.json").exists():
+        return status
+    batches: Iterator[Batch] = TASKS[plan.task].training_batches(plan.data, plan.batch, plan.seed, step)
+    batch = next(batches)
     out.mkdir(parents=True, exist_ok=True)
     trim_log(out / LOG_NAME, step)
-    batches: Iterator[Tensor] = run.task.training_sequences(plan.examples, plan.batch, plan.seed, step)
-    tokens = next(batches)
     started = last_saved = time.monotonic()
-    status = TrainingStatus(step, float("nan"), plan.progress(step, before), before, 0.0)
     with (out / LOG_NAME).open("a", encoding="utf-8") as log:
         try:
             while status.progress < 1:
-                loss = run.gradient(step, status.progress, tokens)
+                loss = run.gradient(step, status.progress, batch)
                 with _uninterrupted():
                     run.update()
                     step += 1
-                    seconds = before + time.monotonic() - started
+                    seconds = run.clock(before + time.monotonic() - started)
                     speed = plan.batch / max(seconds - status.seconds, 1e-9)
                     status = TrainingStatus(step, loss, plan.progress(step, seconds), seconds, speed)
-                    log.write(json.dumps(asdict(status)) + "\n")
+                    run.log(log, status)
                 on_step(status)
-                tokens = next(batches)
+                inspect(status, run.snapshot)
+                batch = next(batches)
                 if time.monotonic() - last_saved > checkpoint_every:
                     log.flush()
-                    run.checkpoint(out, step, seconds)
+                    run.checkpoint(out, status)
                     last_saved = time.monotonic()
         except TrainingError:
             raise  # what is wrong with the run must not replace the last good checkpoint
         except BaseException:
-            if math.isfinite(status.loss):
-                run.checkpoint(out, status.step, status.seconds)
+            run.checkpoint(out, status)
             raise
-    if math.isfinite(status.loss):
-        run.checkpoint(out, status.step, status.seconds)
-    with silent_transformers():
-        save_model(run.module.eval().to(torch.bfloat16).save_pretrained, out)
+    run.checkpoint(out, status)
+    run.finish(out)
     return replace(status, progress=1.0)

@@ -1,13 +1,13 @@
-"""Unmasking policies: which masked positions a denoising step writes.
+"""Unmasking policies: what a denoising step writes, and what it masks again.
 
-A policy is a function of what the network just said (``Scores``), of how many positions it is this step's turn to write
-(``quota``), and of per-sample random numbers (``noise``). It returns the positions to write. Its keyword-only arguments are its
-options. To add one: write the function, add its line to ``POLICIES``.
+A policy is a function of a ``Turn``: what the network just said, and how far the run is. It returns a ``Move``. Its keyword-only
+arguments are its options. To add one: write the function, add its line to ``POLICIES``.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,80 +32,124 @@ class Scores:
     """Probability of the best token less that of the second."""
     entropy: Float[Tensor, "batch pos"]
     """Entropy in nats."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """All that a policy may know when it decides."""
+
+    scores: Scores
     masked: Bool[Tensor, "batch pos"]
-    """Where the canvas is still to be written."""
+    """Where the canvas that was read is unwritten."""
+    writable: Bool[Tensor, "batch pos"]
+    """Where the run may write at all."""
+    step: int
+    """The network call, counted from 1."""
+    steps: int | None
+    """The budget of calls, if there is one."""
+    uniform: Callable[[], Float[Tensor, "batch pos"]]
+    """Draws random numbers in 0 to 1 from each sample's own generator."""
+
+    @property
+    def quota(self) -> Int[Tensor, " batch"]:
+        """How many positions it is this turn's share to write: one, or what is left spread evenly over the calls that are left."""
+        left = self.masked.sum(1)
+        return torch.ones_like(left) if self.steps is None else -(left // -max(1, self.steps - self.step + 1))
 
 
-UnmaskingPolicy = Callable[..., Bool[Tensor, "batch pos"]]
-"""``policy(scores, quota, noise, **options) -> positions to write``, a subset of ``scores.masked``."""
+@dataclass(frozen=True)
+class Move:
+    """What a turn does to the canvas; a sample is finished when nothing in it is masked, unless ``more`` calls it again."""
+
+    write: Bool[Tensor, "batch pos"]
+    """Positions that take their proposal."""
+    remask: Bool[Tensor, "batch pos"] | None = None
+    """Positions that are masked (again)."""
+    more: bool = False
+    """Whether the samples of this turn get another one even where nothing is masked."""
+
+    def applied(self, canvas: Int[Tensor, "batch pos"], proposal: Int[Tensor, "batch pos"], mask_token_id: int) -> Int[Tensor, "batch pos"]:
+        """Returns the canvas after the move."""
+        written = torch.where(self.write, proposal, canvas)
+        return written if self.remask is None else written.masked_fill(self.remask, mask_token_id)
+
+
+Option = int | float
+UnmaskingPolicy = Callable[..., Move]
+"""``policy(turn, **options) -> move``, which touches writable positions only."""
+
+
+def gumbel(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Returns standard Gumbel noise made of uniform numbers in 0 to 1."""
+    return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
 
 
 def _first_by(
-    priority: Float[Tensor, "batch pos"], masked: Bool[Tensor, "batch pos"], quota: Int[Tensor, " batch"]
+    priority: Float[Tensor, "batch pos"], among: Bool[Tensor, "batch pos"], n: Int[Tensor, " batch"]
 ) -> Bool[Tensor, "batch pos"]:
-    """Returns the ``quota`` masked positions of highest priority in each row; ties go to the leftmost."""
-    order = priority.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    """Returns the ``n`` positions of highest priority ``among`` those of each row; ties go to the leftmost."""
+    order = priority.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return (rank < quota[:, None]) & masked
+    return (rank < n[:, None]) & among
 
 
-def random(scores: Scores, quota: Int[Tensor, " batch"], noise: Float[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+def random(turn: Turn) -> Move:
     """Returns uniformly drawn positions: the ancestral order of masked diffusion (MDLM, 2406.07524; LLaDA ``random``)."""
-    return _first_by(noise, scores.masked, quota)
+    return Move(_first_by(turn.uniform(), turn.masked, turn.quota))
 
 
-def low_confidence(
-    scores: Scores,
-    quota: Int[Tensor, " batch"],
-    noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
-) -> Bool[Tensor, "batch pos"]:
+def low_confidence(turn: Turn) -> Move:
     """Returns the most probable proposals (LLaDA, 2502.09992, algorithm 5; "top probability" in Kim et al., 2502.06768)."""
-    return _first_by(scores.confidence, scores.masked, quota)
+    return Move(_first_by(turn.scores.confidence, turn.masked, turn.quota))
 
 
-def topk_margin(
-    scores: Scores,
-    quota: Int[Tensor, " batch"],
-    noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
-) -> Bool[Tensor, "batch pos"]:
+def topk_margin(turn: Turn) -> Move:
     """Returns the positions whose best token leads the second by most (Kim et al., 2502.06768, section 4.1; Dream ``topk_margin``)."""
-    return _first_by(scores.margin, scores.masked, quota)
+    return Move(_first_by(turn.scores.margin, turn.masked, turn.quota))
 
 
-def entropy(
-    scores: Scores,
-    quota: Int[Tensor, " batch"],
-    noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
-) -> Bool[Tensor, "batch pos"]:
+def entropy(turn: Turn) -> Move:
     """Returns the positions of lowest predictive entropy (Dream ``entropy``, 2508.15487)."""
-    return _first_by(-scores.entropy, scores.masked, quota)
+    return Move(_first_by(-turn.scores.entropy, turn.masked, turn.quota))
 
 
-def sequential(
-    scores: Scores,
-    quota: Int[Tensor, " batch"],
-    noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
-) -> Bool[Tensor, "batch pos"]:
+def sequential(turn: Turn) -> Move:
     """Returns the leftmost masked positions: an autoregressive model's order."""
-    positions = torch.arange(scores.masked.shape[1], device=scores.masked.device, dtype=torch.float)
-    return _first_by(-positions.expand(scores.masked.shape), scores.masked, quota)
+    positions = torch.arange(turn.masked.shape[1], device=turn.masked.device, dtype=torch.float)
+    return Move(_first_by(-positions.expand(turn.masked.shape), turn.masked, turn.quota))
 
 
-def threshold(
-    scores: Scores,
-    quota: Int[Tensor, " batch"],
-    noise: Float[Tensor, "batch pos"],  # noqa: ARG001 (the policy signature)
-    *,
-    threshold: float = 0.999,
-) -> Bool[Tensor, "batch pos"]:
+def threshold(turn: Turn, *, threshold: float = 0.999) -> Move:
     """Returns every proposal at least as probable as ``threshold``, and always the best one (Fast-dLLM, 2505.22618, algorithm 1).
 
     It writes as many as are sure and ignores the quota, unless a step budget makes the quota larger than one.
     """
     if not 0 <= threshold <= 1:
         raise PolicyError(f"threshold is {threshold}; it must lie in 0 to 1")
-    sure = (scores.confidence >= threshold) & scores.masked
-    return sure | _first_by(scores.confidence, scores.masked, quota)
+    sure = (turn.scores.confidence >= threshold) & turn.masked
+    return Move(sure | _first_by(turn.scores.confidence, turn.masked, turn.quota))
+
+
+def mgdm(turn: Turn, *, calls: int = 20, noise: float = 0.0) -> Move:
+    """Returns every position, predicted anew, but the least probable: these are masked again, fewer each call (MGDM, 2410.14157).
+
+    Its ``topk_decoding`` with the linear schedule: of N writable positions, call s of T leaves N (T - s) / T masked, rounded down, so
+    that a written token can be changed or taken back. T is the step budget or, without one, ``calls``. ``noise`` adds Gumbel noise of
+    scale ``noise`` (T - s) / T to the log-probabilities compared; the published runs have 0.5, and 0 draws nothing. Of positions equally
+    probable, the rightmost are masked (the published code may then mask fewer).
+    """
+    if calls < 1:
+        raise PolicyError(f"calls is {calls}; it must be at least 1")
+    if not 0 <= noise < math.inf:
+        raise PolicyError(f"noise is {noise}; it must be 0 (none) or greater, and finite")
+    total = calls if turn.steps is None else turn.steps
+    left = max(0, total - turn.step)
+    priority = turn.scores.confidence
+    if noise:
+        priority = priority.log() + noise * left / total * gumbel(turn.uniform())
+    n = turn.writable.sum(1)
+    kept = _first_by(priority, turn.writable, n - n * left // total)
+    return Move(kept, turn.writable & ~kept, more=left > 0)
 
 
 POLICIES: dict[str, UnmaskingPolicy] = {
@@ -115,16 +159,17 @@ POLICIES: dict[str, UnmaskingPolicy] = {
     "entropy": entropy,
     "threshold": threshold,
     "sequential": sequential,
+    "mgdm": mgdm,
 }
 
 
-def policy_options(name: str) -> dict[str, float]:
+def policy_options(name: str) -> dict[str, Option]:
     """Returns the options of a policy with their defaults."""
     parameters = inspect.signature(POLICIES[name]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def resolve_policy(name: str, options: Mapping[str, float]) -> tuple[UnmaskingPolicy, dict[str, float]]:
+def resolve_policy(name: str, options: Mapping[str, Option]) -> tuple[UnmaskingPolicy, dict[str, Option]]:
     """Returns the policy and all its options, defaults filled in.
 
     Raises:

@@ -64,22 +64,24 @@ def generate(
     task: Annotated[str, typer.Argument(help="The task, such as `sudoku`.")],
     target: Annotated[Path, typer.Option("--out", help="File to write, one example a line; it must not exist yet.")],
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 1000,
-    level: Annotated[str, typer.Option(help="Difficulty; for sudoku naked_singles, hidden_singles or harder.")] = "naked_singles",
+    level: Annotated[str, typer.Option(help="naked_singles, hidden_singles, eliminations or guessing.")] = "naked_singles",
+    givens: Annotated[tuple[int, int] | None, typer.Option(help="Fewest and most givens that a board aims at; default 22 37.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Reproduces the examples.")] = 0,
 ) -> None:
     """Write fresh examples that no training saw, for `evaluate` and `trace`.
 
-    Example: `denoscope generate sudoku --n 1000 --level naked_singles --seed 1 --out boards.txt`
+    Example: `denoscope generate sudoku --n 1000 --level naked_singles --givens 29 37 --seed 1 --out boards.txt`
     """
-    from models.tasks import TASKS
+    from models.tasks import TASKS, puzzle_task
 
     if task not in TASKS:
         raise OutputError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
-    if level not in TASKS[task].levels:
-        raise OutputError(f"unknown level {level!r} of {task}; choose from {', '.join(TASKS[task].levels)}")
+    made = puzzle_task(TASKS[task])
+    if level not in made.levels:
+        raise OutputError(f"unknown level {level!r} of {task}; choose from {', '.join(made.levels)}")
     if target.exists():
         raise OutputError(f"{target} exists; choose another --out")
-    lines = TASKS[task].texts(TASKS[task].generate(n, level, seed=seed))
+    lines = made.texts(made.generate(n, level, givens=givens, seed=seed))
     partial = target.with_name(f".{target.name}.partial")
     try:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

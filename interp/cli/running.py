@@ -73,10 +73,11 @@ def evaluate(
     import torch
 
     from models.evaluate import evaluate as run
+    from models.tasks import puzzle_task
     from probes.metrics import bootstrap_mean
 
     loaded = _load_for(model, task)
-    examples = loaded.task.read(puzzles, limit)
+    examples = puzzle_task(loaded.task).read(puzzles, limit)
     with progress_bars() as tell:
         result = run(loaded, examples, policy=policy, steps=steps, seed=seed, on_batch=lambda done, total: tell("boards", done, total))
     shares = {name: asdict(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()}
@@ -104,7 +105,7 @@ def evaluate(
 @app.command()
 def trace(
     model: Model,
-    prompt: Annotated[str, typer.Option(help="The puzzle: 81 characters, 0 or . where it is empty.")],
+    prompt: Annotated[str, typer.Option(help="A puzzle (81 characters, 0 or . where empty), or text; [MASK:n] is n tokens to write.")],
     target: Annotated[Path, typer.Option("--out", help="Where the trajectory goes (Zarr).")],
     task: TaskName = "sudoku",
     policy: Policy = "low_confidence",
@@ -115,7 +116,10 @@ def trace(
 
     Example: `denoscope trace sudoku-diffusion --out board.zarr --prompt "53..7....6..195....98....6.8...6...3[...]8..79"`
     """
+    import torch
+
     from models.denoise import denoise
+    from models.tasks import PuzzleTask, text_task
     from models.trajectory import check_free
 
     check_free(target)
@@ -131,8 +135,12 @@ def trace(
             on_step=lambda done, left: tell("denoise", done, done + left),
         )
     run.save(target)
-    verdicts = loaded.task.verify(loaded.task.encode(examples).new_tensor(run.tokens(-1)), examples)
-    out.print(f"{target}: {run.n_steps} network calls, {policy}; {'solved' if verdicts.exact[0] else 'not solved'}")
+    written = torch.from_numpy(run.tokens(-1))
+    if isinstance(loaded.task, PuzzleTask):
+        ended = "solved" if loaded.task.verify(written, examples).exact[0] else "not solved"
+    else:
+        ended = text_task(loaded.task).decode(written)[0]
+    out.print(f"{target}: {run.n_steps} network calls, {policy}; {ended}", markup=False)
 
 
 @app.command()

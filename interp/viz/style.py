@@ -14,6 +14,10 @@ from interp.report import Estimate
 BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = "#0a7abf", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#8a8f98"
 """Okabe and Ito's palette; blue and grey a little lighter, so that they read on dark too."""
 GRID = "rgba(128,128,128,0.22)"
+ERROR = "#6b7078"
+"""Of the intervals on bars: it reads on every colour, on light and dark."""
+PATTERNS = {"dot": ".", "dash": "/", "dashdot": "x", "longdash": "\\", "longdashdot": "+"}
+"""The pattern of a bar that stands for a line of such dashes."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,52 @@ def small_multiples(titles: Sequence[str], *, wide: int = 3, spacing: float = 0.
     return figure, [(index // columns + 1, index % columns + 1) for index in range(len(titles))]
 
 
-def add_line(figure: Figure, place: tuple[int, int], x: Sequence[float], estimates: Sequence[Estimate], series: Series, hover: str) -> None:
+def _hover(hover: str) -> str:
+    return f"{hover} %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}], n %{{customdata[2]}}"
+
+
+def add_line(
+    figure: Figure, place: tuple[int, int], x: Sequence[str | int | float], estimates: Sequence[Estimate], series: Series, hover: str
+) -> None:
     """Adds a line with its intervals to a panel; only the first panel lists it in the legend."""
     figure.add_scatter(
         x=list(x),
         y=[estimate.value for estimate in estimates],
         error_y=interval(estimates),
         customdata=bounds(estimates),
-        hovertemplate=f"{hover} %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}], %{{customdata[2]}} puzzles",
+        hovertemplate=_hover(hover),
         mode="lines+markers",
         line={"color": series.color, "dash": series.dash, "width": series.width},
         marker={"symbol": series.symbol, "size": 8},
+        name=series.label,
+        legendgroup=series.label,
+        meta=series.field,
+        showlegend=place == (1, 1),
+        row=place[0],
+        col=place[1],
+    )
+
+
+def add_bars(
+    figure: Figure, place: tuple[int, int], x: Sequence[str | int | float], estimates: Sequence[Estimate], series: Series, hover: str
+) -> None:
+    """Adds bars with their intervals to a panel, as ``add_line`` adds lines."""
+    figure.add_bar(
+        x=list(x),
+        y=[estimate.value for estimate in estimates],
+        error_y=interval(estimates) | {"color": ERROR},
+        customdata=bounds(estimates),
+        hovertemplate=_hover(hover),
+        marker={
+            "color": series.color,
+            "pattern": {
+                "shape": PATTERNS.get(series.dash, ""),
+                "fillmode": "overlay",
+                "fgcolor": "#ffffff",
+                "fgopacity": 0.6,
+                "solidity": 0.2,
+            },
+        },
         name=series.label,
         legendgroup=series.label,
         meta=series.field,

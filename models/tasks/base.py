@@ -1,15 +1,41 @@
-"""What a task must offer. A task is a domain: a vocabulary, a prompt format, examples and a verifier."""
+"""What a task must offer. A task is a domain: a vocabulary, a prompt format, training data and, for puzzles, examples and a verifier."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class TaskError(ValueError):
+    """A request that a task cannot meet."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training learns from; each task takes one of the two kinds."""
+
+    examples: int | None = None
+    """How many puzzles are generated before augmentation; None is the task's default."""
+    mix: Mapping[str, float] = field(default_factory=dict)
+    """Shares of generated puzzles by level of difficulty, which add up to 1; empty is the task's default."""
+    givens: tuple[int, int] | None = None
+    """The fewest and most givens that generated puzzles aim at; None is the task's default."""
+    files: tuple[str, ...] = ()
+    """Text files to learn from."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole sequences, and which of their tokens are learned: scored by a causal model, sometimes masked for a diffusion model."""
+
+    tokens: Int[Tensor, "batch pos"]
+    target: Bool[Tensor, "batch pos"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +55,46 @@ class Task(Protocol):
     """A domain. ``Examples`` is whatever type the task uses for a batch of them; it has a length."""
 
     name: str
-    vocabulary: tuple[str, ...]
-    """The text of each token id."""
     mask_token_id: int
     length: int
     """Positions of a sequence."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The text of each token id."""
+        ...
+
+    def parse(self, text: str) -> Any:
+        """Returns the one example that a prompt text states."""
+        ...
+
+    def prompt(self, examples: Any) -> Int[Tensor, "batch pos"]:
+        """Returns sequences with the mask token wherever something is to be written."""
+        ...
+
+    def training_batches(self, data: TrainingData, batch: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yields endless training batches; the batch of a step depends on ``data``, ``seed`` and the step alone.
+
+        Raises:
+            TaskError: Where ``data`` is of the kind the task does not take.
+        """
+        ...
+
+
+@runtime_checkable
+class PuzzleTask(Task, Protocol):
+    """A task whose examples are made to order and whose answers can be judged."""
+
     levels: tuple[str, ...]
     """Levels of difficulty, easiest first."""
     target: slice
-    """The positions that may be masked; every other position is always visible."""
+    """The positions of the answer; every other position is always visible."""
 
-    def generate(self, n: int, level: str, *, seed: int = 0) -> Any:
-        """Returns ``n`` fresh examples of a level of difficulty (one of ``levels``) that no training sees."""
+    def generate(self, n: int, level: str, *, givens: tuple[int, int] | None = None, seed: int = 0) -> Any:
+        """Returns ``n`` fresh examples of a level of difficulty (one of ``levels``) that no training sees.
+
+        ``givens`` are the fewest and most that an example aims at; None is the task's default.
+        """
         ...
 
     def texts(self, examples: Any) -> list[str]:
@@ -51,22 +105,53 @@ class Task(Protocol):
         """Returns the examples of a file."""
         ...
 
-    def parse(self, text: str) -> Any:
-        """Returns the one example that a prompt text states."""
-        ...
-
     def encode(self, examples: Any) -> Int[Tensor, "batch pos"]:
         """Returns whole sequences with their reference answers."""
-        ...
-
-    def prompt(self, examples: Any) -> Int[Tensor, "batch pos"]:
-        """Returns sequences with the mask token wherever the answer is asked for."""
         ...
 
     def verify(self, tokens: Int[Tensor, "batch pos"], examples: Any) -> Verdicts:
         """Returns the judgement of finished sequences."""
         ...
 
-    def training_sequences(self, n_examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[Int[Tensor, "batch pos"]]:
-        """Yields endless training batches; the batch of a step depends on ``seed`` and the step alone."""
+
+@runtime_checkable
+class TextTask(Task, Protocol):
+    """A task of running text: nothing to solve, everything to predict."""
+
+    def decode(self, tokens: Int[Tensor, "batch pos"]) -> list[str]:
+        """Returns sequences as text."""
         ...
+
+    def held_out(self, files: tuple[str, ...], limit: int | None = None) -> list[Document]:
+        """Returns the first ``limit`` held-out documents of some files."""
+        ...
+
+    def train_documents(self, files: tuple[str, ...]) -> list[Int[np.ndarray, " pos"]]:
+        """Returns the token ids of the documents of some files that are not held out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Document:
+    """A held-out text in windows: each token to be scored is scored in exactly one of them."""
+
+    windows: Batch
+    """``target`` is what to score; every other token of a window is context."""
+    whole: Int[np.ndarray, " pos"]
+    """The token ids in one piece; it ends with the scored tokens."""
+    n_bytes: int
+    """UTF-8 bytes of the text that the scored tokens spell."""
+
+
+def puzzle_task(task: Task) -> PuzzleTask:
+    """Returns ``task`` as what it is if its examples can be made and judged, and raises TaskError if not."""
+    if not isinstance(task, PuzzleTask):
+        raise TaskError(f"the task {task.name!r} has no puzzles to make or judge (sudoku has); for text see `likelihood` and `write`")
+    return task
+
+
+def text_task(task: Task) -> TextTask:
+    """Returns ``task`` as what it is if it is running text, and raises TaskError if not."""
+    if not isinstance(task, TextTask):
+        raise TaskError(f"the task {task.name!r} is no running text (stories are); for puzzles see `generate` and `evaluate`")
+    return task

@@ -10,7 +10,7 @@ import torch
 from side_by_side import clocked, interleaved, parse, parser, show
 from torch import Tensor
 
-from interp.account import mixed_boards
+from interp.boards import mixed_boards
 from interp.harvest import mask_canvas
 from models.denoise import denoise
 from models.language_model import LanguageModel

@@ -11,7 +11,7 @@ import torch
 from side_by_side import clocked, interleaved, parse, parser, show
 from torch import Tensor
 
-from interp.account import mixed_boards
+from interp.boards import mixed_boards
 from interp.harvest import activations_at
 from models.backends import BACKENDS
 from models.hookpoints import HookPoint, resid_post

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
-from interp.account import mixed_boards
+from interp.boards import mixed_boards
 from interp.concepts import CONCEPTS
 from interp.harvest import Harvest, harvest
 from interp.transfer import Puzzles, labels_of

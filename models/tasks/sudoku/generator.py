@@ -15,12 +15,16 @@ from jaxtyping import Int8, UInt32
 from numba import njit
 
 from models.tasks.sudoku.board import N_CELLS, PuzzleError
-from models.tasks.sudoku.solver import _fill_waves, _search, single_waves
+from models.tasks.sudoku.eliminations import _fill_by_eliminations
+from models.tasks.sudoku.solver import _fill_waves, _search
 
-Rung = Literal["naked_singles", "hidden_singles", "harder"]
+Rung = Literal["naked_singles", "hidden_singles", "eliminations", "guessing"]
 Split = Literal["train", "test"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
-"""The ladder, easiest first: what suffices to fill the board with no guess; ``harder`` needs more than singles."""
+"""The ladder, easiest first: the hardest rule a board needs. ``eliminations`` are locked candidates, pairs, triples, X-wings,
+swordfish and XY-wings; ``guessing`` is what none of these solves."""
+GIVENS = (22, 37)
+"""The fewest and most givens that a board aims at, unless told."""
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -52,10 +56,13 @@ def _stays_on_rung(board: np.ndarray, rung: int) -> bool:
 
 
 @njit(cache=True)
-def _is_on_rung(board: np.ndarray, rung: int) -> bool:
-    """Returns whether the board, solvable at ``rung``, also *needs* it: no easier rung fills it."""
+def _rung(board: np.ndarray) -> int:
+    """Returns the rung, counted from 0, of a board that has one solution."""
     waves = np.zeros(N_CELLS, dtype=np.int8)
-    return rung == 0 or not _fill_waves(board.copy(), rung == 2, waves)
+    for hidden in (False, True):
+        if _fill_waves(board.copy(), hidden, waves):
+            return int(hidden)
+    return 2 if _fill_by_eliminations(board.copy()) else 3
 
 
 @njit(cache=True)
@@ -75,7 +82,7 @@ def _generate_one(seed: int, rung: int, fewest: int, most: int, givens: np.ndarr
                 givens[cell] = digit
             else:
                 left -= 1
-        if left <= most and _is_on_rung(givens, rung):
+        if left <= most and _rung(givens) == rung:
             return
 
 
@@ -91,7 +98,7 @@ def generate(
     *,
     seed: int = 0,
     split: Split = "test",
-    givens_range: tuple[int, int] = (22, 37),
+    givens_range: tuple[int, int] = GIVENS,
 ) -> Puzzles:
     """Returns ``n`` puzzles whose hardest needed technique is ``rung``; the first ``m`` of them do not depend on ``n``.
 
@@ -123,7 +130,4 @@ def generate(
 
 def grade(board: Int8[np.ndarray, " cell"]) -> Rung:
     """Returns the rung of a board that has one solution."""
-    for rung in RUNGS[:2]:
-        if (single_waves(board, hidden=rung == "hidden_singles") >= 0).all():
-            return rung
-    return "harder"
+    return RUNGS[_rung(board.astype(np.int8))]

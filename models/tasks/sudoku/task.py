@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int8
+from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
-from models.tasks.base import Verdicts
+from models.tasks.base import Batch, TaskError, TrainingData, Verdicts
 from models.tasks.sudoku.board import N_CELLS, conflicts, format_board, parse_board
 from models.tasks.sudoku.files import read_puzzles
-from models.tasks.sudoku.generator import RUNGS, Puzzles, Rung, generate
+from models.tasks.sudoku.generator import GIVENS, RUNGS, Puzzles, Rung, generate
 from models.tasks.sudoku.solver import solve
 from models.tasks.sudoku.symmetry import random_symmetries
 
@@ -23,11 +24,33 @@ MASK_ID = 11
 SOLUTION = slice(N_CELLS + 1, 2 * N_CELLS + 1)
 """The positions of the solution half."""
 
-TRAINING_MIX: dict[Rung, float] = {"naked_singles": 0.7, "hidden_singles": 0.2, "harder": 0.1}
+TRAINING_MIX: dict[Rung, float] = {"naked_singles": 0.2, "hidden_singles": 0.3, "eliminations": 0.25, "guessing": 0.25}
+TRAINING_EXAMPLES = 100_000
+TRAINING_GIVENS = (17, 34)
+"""Half of the boards aim at fewer givens than can be had, and so keep none that they could do without."""
+THINNED = 0.15
+"""The share of training boards that lose more givens, down to 17 at the fewest, and with them their only solution: so the network meets
+canvases as empty as the hardest puzzles', and learns which cells are certain on them."""
+
+
+def _kept(rng: np.random.Generator, givens: Int8[np.ndarray, "board cell"]) -> Bool[np.ndarray, "board cell"]:
+    """Returns which givens to keep: all of most boards, a random subset of at least 17 of the share ``THINNED``."""
+    count = (givens > 0).sum(axis=1)
+    left = np.where(rng.random(len(givens)) < THINNED, rng.integers(17, np.maximum(count, 17) + 1), count)
+    rank = np.argsort(np.argsort(np.where(givens > 0, rng.random(givens.shape), 2.0), axis=1), axis=1)
+    return rank < left[:, None]
+
+
+def _training_pool(n_examples: int, mix: Mapping[str, float], givens: tuple[int, int], seed: int) -> Puzzles:
+    pools = [
+        generate(max(1, round(n_examples * share)), cast("Rung", rung), seed=seed, split="train", givens_range=givens)
+        for rung, share in mix.items()
+    ]
+    return Puzzles(np.concatenate([p.givens for p in pools]), np.concatenate([p.solutions for p in pools]))
 
 
 class Sudoku:
-    """The sudoku task (see ``models.tasks.base.Task``)."""
+    """The sudoku task (see ``models.tasks.base.PuzzleTask``)."""
 
     name: str = "sudoku"
     vocabulary: tuple[str, ...] = (*"0123456789", "[SEP]", "[MASK]")
@@ -36,9 +59,9 @@ class Sudoku:
     length: int = 2 * N_CELLS + 1
     target: slice = SOLUTION
 
-    def generate(self, n: int, level: str, *, seed: int = 0) -> Puzzles:
+    def generate(self, n: int, level: str, *, givens: tuple[int, int] | None = None, seed: int = 0) -> Puzzles:
         """Returns puzzles of the test stream on a rung of the ladder (see ``generator.generate``)."""
-        return generate(n, cast("Rung", level), seed=seed)
+        return generate(n, cast("Rung", level), seed=seed, givens_range=givens or GIVENS)
 
     def texts(self, examples: Puzzles) -> list[str]:
         """Returns each puzzle as 81 characters."""
@@ -78,16 +101,27 @@ class Sudoku:
         cells = 1 - (~right & asked).sum(axis=1) / np.maximum(asked.sum(axis=1), 1)
         return Verdicts(exact=right.all(axis=1), valid=valid, cells=cells)
 
-    def training_sequences(self, n_examples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[Int[Tensor, "batch pos"]]:
-        """Yields endless batches of freshly transformed training boards; step s depends on ``seed`` and s alone."""
-        pools = [generate(max(1, round(n_examples * share)), rung, seed=seed, split="train") for rung, share in TRAINING_MIX.items()]
-        pool = Puzzles(np.concatenate([p.givens for p in pools]), np.concatenate([p.solutions for p in pools]))
+    def training_batches(self, data: TrainingData, batch: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yields endless batches of freshly transformed training boards; every cell of the solution is learned.
+
+        Raises:
+            TaskError: On files, which it does not learn from, or a mix that names no rungs or does not add up to 1.
+        """
+        if data.files:
+            raise TaskError("sudoku is learned from generated boards: give a number of examples or a mix, and no files")
+        mix: Mapping[str, float] = data.mix or {str(rung): share for rung, share in TRAINING_MIX.items()}
+        if not (set(mix) <= set(RUNGS) and min(mix.values()) >= 0 and math.isclose(sum(mix.values()), 1, abs_tol=1e-6)):
+            raise TaskError(f"the mix is {dict(mix)}; it must give shares that add up to 1 to some of {', '.join(RUNGS)}")
+        pool = _training_pool(data.examples or TRAINING_EXAMPLES, mix, data.givens or TRAINING_GIVENS, seed)
+        target = torch.zeros(batch, self.length, dtype=torch.bool)
+        target[:, SOLUTION] = True
         step = first_step
         while True:
             rng = np.random.default_rng((seed, step))
             drawn = pool[rng.integers(0, len(pool), batch)]
             symmetry = random_symmetries(rng, batch)
-            yield self.encode(Puzzles(symmetry.apply(drawn.givens), symmetry.apply(drawn.solutions)))
+            givens = np.where(_kept(rng, drawn.givens), drawn.givens, 0)
+            yield Batch(self.encode(Puzzles(symmetry.apply(givens), symmetry.apply(drawn.solutions))), target)
             step += 1
 
 

@@ -1,0 +1,20 @@
+"""Studies: one file each, one line in ``STUDIES``."""
+
+from interp.studies.adaptation import ADAPTATION
+from interp.studies.base import Study, StudyError, StudyReport, read_study, run_study, write_study
+from interp.studies.sudoku_pair import SUDOKU_PAIR
+
+STUDIES: dict[str, Study] = {
+    "adaptation": ADAPTATION,
+    "sudoku_pair": SUDOKU_PAIR,
+}
+
+
+def study_named(name: str) -> Study:
+    """Returns the study of that name; raises StudyError, with the choices, where there is none."""
+    if name not in STUDIES:
+        raise StudyError(f"unknown study {name!r}; choose from {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+__all__ = ["STUDIES", "Study", "StudyError", "StudyReport", "read_study", "run_study", "study_named", "write_study"]

@@ -1,0 +1,1 @@
+"""Short stories as tokens."""
