@@ -116,7 +116,7 @@ def likelihood(
     return Likelihood(model.name, nats.numpy(), n_tokens.numpy(), n_bytes, time.monotonic() - started)
 
 
-def ngram_likelihood(train: Sequence[Int[np.ndarray, " pos"]], documents: Sequence[Document], vocabulary_size: int) -> Likelihood:
+def ngram_likelihood(train: Sequence[Int[np.ndarray, " _"]], documents: Sequence[Document], vocabulary_size: int) -> Likelihood:
     """Returns the likelihood of the same documents under a 5-gram Kneser-Ney model of the training text: the bar for a network.
 
     Args:

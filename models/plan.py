@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from models.adapt import METHODS, Adaptation
 from models.facts import Objective
@@ -58,17 +58,18 @@ class TrainingPlan:
             if self.adaptation is not None:
                 raise PlanError("a causal model is not adapted; method, loss, schedule and logit shift are for masked models")
             return
-        if self.adaptation is None:
-            object.__setattr__(self, "adaptation", Adaptation(method="switch" if self.init else "scratch"))
-        elif self.init is None and METHODS[self.adaptation.method].from_twin:
+        if self.adaptation is not None and self.init is None and METHODS[self.adaptation.method].from_twin:
             without = [name for name, method in METHODS.items() if not method.from_twin]
             raise PlanError(f"the method {self.adaptation.method!r} needs a model to start from; without one choose {', '.join(without)}")
+
+    @property
+    def adapted(self) -> Adaptation | None:
+        """How a masked model is made, defaults filled in; None for a causal one."""
+        if self.objective == "causal":
+            return None
+        return self.adaptation or Adaptation(method="switch" if self.init else "scratch")
 
     def progress(self, step: int, seconds: float) -> float:
         """Returns the share of the plan that is done, 0 to 1."""
         done = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1))
         return min(done, 1.0)
-
-    def lasting(self, steps: int) -> TrainingPlan:
-        """Returns the same plan for another number of steps."""
-        return replace(self, steps=steps, minutes=None)

@@ -102,7 +102,7 @@ def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts, Pre
     Raises:
         ModelError: Where ``init`` cannot be started from.
     """
-    task, adaptation = TASKS[plan.task], plan.adaptation
+    task, adaptation = TASKS[plan.task], plan.adapted
     facts = ModelFacts(
         objective=plan.objective,
         attention="full" if adaptation else "causal",
@@ -217,7 +217,7 @@ def _prepare(plan: TrainingPlan, out: Path, accelerator: Accelerator) -> tuple[_
     step, seconds = 0, 0.0
     if (out / CHECKPOINT_NAME).exists():
         step, seconds = load_checkpoint(out / CHECKPOINT_NAME, stated(plan), module, optimizers)
-    objective = TrainingObjective(module, facts, plan.adaptation, None if twin is None else nn.Module.to(twin, accelerator.device))
+    objective = TrainingObjective(module, facts, plan.adapted, None if twin is None else nn.Module.to(twin, accelerator.device))
     wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
     return _Run(plan, accelerator, module, wrapped, optimizers), step, seconds
 

@@ -259,7 +259,7 @@ def test_generate_writes_puzzles_that_evaluate_reads(denoscope: Run, twins: dict
     again = denoscope("generate", "sudoku", "--out", tmp_path / "boards.txt")
     assert (again.code, "exists; choose another --out" in again.stderr) == (2, True)
     wrong = denoscope("generate", "sudoku", "--level", "hard", "--out", tmp_path / "other.txt")
-    assert (wrong.code, "choose from naked_singles, hidden_singles, harder" in wrong.stderr) == (2, True)
+    assert (wrong.code, "choose from naked_singles, hidden_singles, eliminations, guessing" in wrong.stderr) == (2, True)
     assert not (tmp_path / "other.txt").exists()
 
 
@@ -379,7 +379,7 @@ def test_train_makes_a_pair_and_resumes(denoscope: Run, puzzles: Path, tmp_path:
         (["--steps", "1", "--minutes", "1"], "either steps or minutes"),
         ([], "either steps or minutes"),
         (["--steps", "0"], "steps is 0"),
-        (["--steps", "1", "--size", "huge"], "unknown 'huge'; choose from nano"),
+        (["--steps", "1", "--size", "huge"], "unknown size 'huge'; choose from nano"),
         (["--steps", "1", "--init", "/absent"], "'/absent' is no model"),
     ],
 )
@@ -392,7 +392,7 @@ def test_train_refuses_an_impossible_plan(changes: list[str], message: str, deno
 
 def test_train_refuses_an_unknown_task_and_a_foreign_model(denoscope: Run, twins: dict[str, Path], tmp_path: Path) -> None:
     ended = denoscope("train", "chess", "--objective", "causal", "--steps", "1", "--out", tmp_path / "out")
-    refused(ended, "unknown 'chess'; choose from sudoku")
+    refused(ended, "unknown task 'chess'; choose from sudoku")
     before = contents(twins["causal"])
     refused(denoscope(*TRAIN, "--objective", "causal", "--steps", "1", "--out", twins["causal"]), "holds a model and no checkpoint")
     assert contents(twins["causal"]) == before

@@ -15,6 +15,7 @@ from interp.findings import findings
 from interp.reading import load_readers
 from interp.report import Report, read_report
 from models.load import load
+from models.tasks.sudoku.generator import RUNGS
 from models.trajectory import Trajectory
 from probes.sae import load_sae
 
@@ -42,7 +43,7 @@ def test_the_report_is_read_back_as_it_was(demo: tuple[Path, Report]) -> None:
 def test_it_measures_each_twin_concept_layer_rate_and_dose(demo: tuple[Path, Report]) -> None:
     report = demo[1]
     assert {(entry.model, entry.boards) for entry in report.evaluation} == {
-        (model, rung) for model in ("sudoku-ar", "sudoku-diffusion") for rung in ("naked_singles", "hidden_singles", "harder")
+        (model, rung) for model in ("sudoku-ar", "sudoku-diffusion") for rung in RUNGS
     }
     assert {(entry.concept, entry.layer) for entry in report.probes} == {(name, layer) for name in CONCEPTS for layer in range(6)}
     assert set(report.sae.diffusion_by_mask_rate) == {"0.1", "0.3", "0.5", "0.7", "0.9"}

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,17 @@ from torch import Tensor, nn
 
 from models import checkpoint
 from models import train as train_module
+from models.adapt import Adaptation
 from models.facts import CONFIG_KEY, ModelFacts
 from models.load import ModelError, bare_module, load
-from models.train import (
-    SIZES,
-    PlanError,
-    TrainingError,
-    TrainingPlan,
-    TrainingStatus,
-    draw_mask,
-    initial_module,
-    learning_rate_factor,
-    objective_loss,
-    train,
-)
+from models.objective import TrainingObjective
+from models.plan import SIZES, PlanError, TrainingPlan
+from models.tasks import TrainingData
+from models.train import TrainingError, TrainingStatus, initial_module, learning_rate_factor, train
 
-CAUSAL = TrainingPlan(task="sudoku", objective="causal", size="nano", steps=6, batch=4, examples=50)
+CAUSAL = TrainingPlan(task="sudoku", objective="causal", size="nano", steps=6, batch=4, data=TrainingData(examples=50))
 MASKED = replace(CAUSAL, objective="masked")
 PLANS = pytest.mark.parametrize("plan", [CAUSAL, MASKED], ids=["causal", "masked"])
-TARGET = slice(82, 163)
 
 
 def stop_at(step: int, error: type[BaseException] = KeyboardInterrupt) -> Callable[[TrainingStatus], None]:
@@ -202,12 +193,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     good = checkpoint_of(tmp_path)
     calls = []
 
-    def poisoned(module: nn.Module, *rest: Any) -> Tensor:
-        calls.append(1)
-        loss = objective_loss(module, *rest)
-        return loss * value if len(calls) == 3 else loss
+    forward = TrainingObjective.forward
 
-    monkeypatch.setattr(train_module, "objective_loss", poisoned)
+    def poisoned(self: TrainingObjective, *rest: Any) -> Tensor:
+        calls.append(1)
+        loss = forward(self, *rest)
+        return loss * value if len(calls) == 2 else loss
+
+    monkeypatch.setattr(TrainingObjective, "forward", poisoned)
     with pytest.raises(TrainingError, match=f"the loss is {value} at step 4"):
         train(CAUSAL, tmp_path)
     assert same(checkpoint_of(tmp_path), good)
@@ -237,7 +230,7 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         train(CAUSAL, tmp_path, on_step=stop_at(1))
     poison_at(3, monkeypatch)
-    with pytest.raises(TrainingError, match="after step 4" if checkpoint_every == 0 else "the loss is nan at step 4"):
+    with pytest.raises(TrainingError, match="after step 4" if checkpoint_every == 0 else "the loss is nan at step 5"):
         train(CAUSAL, tmp_path, checkpoint_every=checkpoint_every)
     assert all(torch.isfinite(value).all() for value in checkpoint_of(tmp_path).values())
     monkeypatch.undo()
@@ -297,7 +290,8 @@ def test_a_disk_full_at_the_end_leaves_no_half_model(tmp_path: Path, monkeypatch
     [
         ({"objective": "masked"}, "objective was 'causal' and is now 'masked'"),
         ({"seed": 3}, "seed was 0 and is now 3"),
-        ({"batch": 8, "examples": 60}, "batch was 4 and is now 8, examples was 50 and is now 60"),
+        ({"batch": 8}, "batch was 4 and is now 8"),
+        ({"data": TrainingData(examples=60)}, "data was .*'examples': 50.* and is now .*'examples': 60.*"),
         ({"size": "tiny"}, "size was 'nano' and is now 'tiny'"),
     ],
 )
@@ -330,8 +324,11 @@ def test_another_safetensors_file_is_no_checkpoint(straight: dict[str, Path], tm
         ({"steps": None}, "either steps or minutes"),
         ({"steps": 0}, "steps is 0; it must be greater than 0"),
         ({"batch": -1}, "batch is -1"),
-        ({"size": "huge"}, "unknown 'huge'; choose from nano, tiny, small, base"),
-        ({"task": "chess"}, "unknown 'chess'; choose from sudoku"),
+        ({"size": "huge"}, "unknown size 'huge'; choose from nano, mini, tiny, small, flat, base"),
+        ({"task": "chess"}, "unknown task 'chess'; choose from sudoku, stories"),
+        ({"data": TrainingData(examples=0)}, "examples is 0; it must be greater than 0"),
+        ({"adaptation": Adaptation("anneal")}, "a causal model is not adapted"),
+        ({"objective": "masked", "adaptation": Adaptation("anneal")}, "needs a model to start from; without one choose scratch"),
     ],
 )
 def test_an_impossible_plan_is_named(changes: dict[str, Any], message: str) -> None:
@@ -344,7 +341,8 @@ def test_an_impossible_plan_is_named(changes: dict[str, Any], message: str) -> N
 
 def test_a_masked_twin_starts_with_the_weights_of_the_causal_one(straight: dict[str, Path]) -> None:
     causal, _ = bare_module(straight["causal"])
-    module, facts = initial_module(replace(MASKED, init=str(straight["causal"])))
+    module, facts, twin = initial_module(replace(MASKED, init=str(straight["causal"])))
+    assert twin is None
     assert same(module.state_dict(), causal.state_dict())
     assert (facts.attention, facts.logit_shift, facts.mask_token_id) == ("full", 1, 11)
     assert (module.config.is_causal, causal.config.is_causal) == (False, True)
@@ -395,63 +393,6 @@ def test_a_start_of_another_size_is_refused(tmp_path: Path, tiny_module: Callabl
     tiny_module("causal").save_pretrained(tmp_path / "init")
     with pytest.raises(ModelError, match=r"'d_model': 32.*size 'base' is .*'d_model': 256"):
         train(replace(MASKED, size="base", init=str(tmp_path / "init")), tmp_path / "out")
-
-
-# ---------------------------------------------------------------- objectives
-
-
-class Table(nn.Module):
-    """A network whose logits at position i depend on the token there and on i."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = torch.randn(163, 12, 12, generator=torch.Generator().manual_seed(0))
-
-    def forward(self, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:  # noqa: ARG002 (as a network is called)
-        return SimpleNamespace(logits=self.table[torch.arange(input_ids.shape[1])[None], input_ids])
-
-
-def hand_loss(tokens: Tensor, seen: Tensor, scored: Tensor, shift: int) -> float:
-    table, losses = Table().table, []
-    for row, position in torch.nonzero(scored).tolist():
-        said = table[position - shift, seen[row, position - shift]]
-        losses.append(float(torch.logsumexp(said, 0) - said[tokens[row, position]]))
-    return float(np.mean(losses))
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_the_masked_loss_is_over_masked_tokens_at_the_position_that_predicts_them(shift: int) -> None:
-    tokens = torch.randint(0, 11, (3, 163), generator=torch.Generator().manual_seed(1))
-    facts = ModelFacts(objective="masked", attention="full", logit_shift=shift, mask_token_id=11, task="sudoku")
-    loss = objective_loss(Table(), facts, tokens, TARGET, torch.Generator().manual_seed(2))
-    scored = draw_mask(tokens, TARGET, torch.Generator().manual_seed(2))
-    assert loss.item() == pytest.approx(hand_loss(tokens, tokens.masked_fill(scored, 11), scored, shift), rel=1e-5)
-
-
-def test_the_causal_loss_is_over_the_target_given_all_before() -> None:
-    tokens = torch.randint(0, 11, (3, 163), generator=torch.Generator().manual_seed(1))
-    facts = ModelFacts(objective="causal", attention="causal", logit_shift=1, mask_token_id=None, task="sudoku")
-    scored = torch.zeros(3, 163, dtype=torch.bool)
-    scored[:, TARGET] = True
-    loss = objective_loss(Table(), facts, tokens, TARGET, torch.Generator())
-    assert loss.item() == pytest.approx(hand_loss(tokens, tokens, scored, 1), rel=1e-5)
-
-
-def test_masks_are_in_the_target_at_uniform_rates() -> None:
-    masked = draw_mask(torch.zeros(20_000, 163, dtype=torch.long), TARGET, torch.Generator().manual_seed(0))
-    assert not masked[:, :82].any()
-    assert masked.any(1).all()
-    share = masked[:, TARGET].double().mean(1)
-    assert share.mean() == pytest.approx(0.51, abs=0.01)
-    deciles = torch.quantile(share, torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
-    assert torch.allclose(deciles, 0.02 + 0.98 * torch.linspace(0.1, 0.9, 9, dtype=torch.float64), atol=0.02)
-    each = masked[:, TARGET].double().mean(0)
-    assert (each - 0.51).abs().max() < 0.02
-
-
-def test_a_single_target_token_is_always_masked() -> None:
-    masked = draw_mask(torch.zeros(500, 5, dtype=torch.long), slice(3, 4), torch.Generator().manual_seed(0))
-    assert masked.tolist() == [[False, False, False, True, False]] * 500
 
 
 def test_the_learning_rate_warms_up_stays_and_falls() -> None:

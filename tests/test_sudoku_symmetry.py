@@ -35,7 +35,7 @@ def order_number(orders: np.ndarray) -> np.ndarray:
     return orders @ 9 ** np.arange(9)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["naked_singles", "hidden_singles", "harder"]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["naked_singles", "hidden_singles", "eliminations", "guessing"]))
 @settings(max_examples=30)
 def test_puzzle_and_solution_stay_puzzle_and_solution(seed: int, rung: str) -> None:
     puzzles = generate(8, rung, seed=1)

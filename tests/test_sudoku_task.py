@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.tasks import TASKS
+from models.tasks import TASKS, TaskError, TrainingData
 from models.tasks.sudoku.board import PuzzleError, conflicts, format_board, parse_board
-from models.tasks.sudoku.generator import Puzzles, generate
-from models.tasks.sudoku.solver import search, solve
+from models.tasks.sudoku.generator import Puzzles, generate, grade
+from models.tasks.sudoku.solver import search
 from models.tasks.sudoku.task import MASK_ID, SEPARATOR_ID, SOLUTION, SUDOKU
 
 PUZZLES = generate(12, "hidden_singles", seed=2)
@@ -113,14 +113,48 @@ def test_a_puzzle_is_parsed_and_solved() -> None:
 
 
 def test_training_resumes_at_a_step_with_the_same_batch() -> None:
-    whole = list(islice(SUDOKU.training_sequences(50, 16, seed=4), 6))
-    resumed = list(islice(SUDOKU.training_sequences(50, 16, seed=4, first_step=3), 3))
-    assert all(torch.equal(a, b) for a, b in zip(whole[3:], resumed, strict=True))
-    assert len({tuple(row) for batch in whole for row in batch.tolist()}) == 6 * 16
-    assert not torch.equal(whole[0], next(SUDOKU.training_sequences(50, 16, seed=5)))
+    data = TrainingData(examples=50)
+    whole = list(islice(SUDOKU.training_batches(data, 16, seed=4), 6))
+    resumed = list(islice(SUDOKU.training_batches(data, 16, seed=4, first_step=3), 3))
+    assert all(torch.equal(a.tokens, b.tokens) and torch.equal(a.target, b.target) for a, b in zip(whole[3:], resumed, strict=True))
+    assert len({tuple(row) for batch in whole for row in batch.tokens.tolist()}) == 6 * 16
+    assert not torch.equal(whole[0].tokens, next(SUDOKU.training_batches(data, 16, seed=5)).tokens)
 
 
-def test_training_sequences_are_puzzles_with_their_solutions() -> None:
-    for row in next(SUDOKU.training_sequences(30, 40, seed=1)).numpy():
-        givens, solution = row[:81].astype(np.int8), row[82:].astype(np.int8)
-        assert (solve(givens) == solution).all()
+def test_training_batches_are_boards_with_a_solution_of_theirs() -> None:
+    batch = next(SUDOKU.training_batches(TrainingData(examples=60), 400, seed=1))
+    assert batch.target[:, SOLUTION].all()
+    assert not batch.target[:, : SOLUTION.start].any()
+    givens, solutions = batch.tokens[:, :81].numpy().astype(np.int8), batch.tokens[:, SOLUTION].numpy().astype(np.int8)
+    assert (solutions > 0).all()
+    assert not conflicts(solutions).any()
+    assert (solutions == givens)[givens > 0].all()
+    counts = np.array([search(board).count for board in givens])
+    assert (counts >= 1).all()
+    share = (counts > 1).mean()  # those thinned to fewer givens than settle them
+    assert 0.05 < share < 0.2
+    assert (givens > 0).sum(axis=1).min() >= 17
+
+
+def test_a_mix_and_a_range_of_givens_are_kept() -> None:
+    data = TrainingData(examples=40, mix={"hidden_singles": 0.5, "guessing": 0.5}, givens=(28, 30))
+    givens = next(SUDOKU.training_batches(data, 300, seed=1)).tokens[:, :81].numpy().astype(np.int8)
+    whole = givens[(givens > 0).sum(axis=1) >= 28]
+    assert (givens > 0).sum(axis=1).max() <= 30
+    rungs = [grade(board) for board in whole]
+    assert set(rungs) == {"hidden_singles", "guessing"}
+    assert 0.35 < rungs.count("guessing") / len(rungs) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (TrainingData(files=("a.txt",)), "and no files"),
+        (TrainingData(mix={"easy": 1.0}), "to some of naked_singles, hidden_singles, eliminations, guessing"),
+        (TrainingData(mix={"guessing": 0.4}), "add up to 1"),
+        (TrainingData(mix={"guessing": 1.5, "naked_singles": -0.5}), "add up to 1"),
+    ],
+)
+def test_data_it_cannot_learn_from_is_named(data: TrainingData, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        next(SUDOKU.training_batches(data, 4, seed=0))

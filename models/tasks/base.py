@@ -126,7 +126,7 @@ class TextTask(Task, Protocol):
         """Returns the first ``limit`` held-out documents of some files."""
         ...
 
-    def train_documents(self, files: tuple[str, ...]) -> list[Int[np.ndarray, " pos"]]:
+    def train_documents(self, files: tuple[str, ...]) -> list[Int[np.ndarray, " _"]]:
         """Returns the token ids of the documents of some files that are not held out."""
         ...
 
@@ -137,7 +137,7 @@ class Document:
 
     windows: Batch
     """``target`` is what to score; every other token of a window is context."""
-    whole: Int[np.ndarray, " pos"]
+    whole: Int[np.ndarray, " _"]
     """The token ids in one piece; it ends with the scored tokens."""
     n_bytes: int
     """UTF-8 bytes of the text that the scored tokens spell."""

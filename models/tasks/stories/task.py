@@ -132,7 +132,7 @@ class Stories:
             for story, (head, text) in zip(stories, self._encoded(stories), strict=True)
         ]
 
-    def train_documents(self, files: tuple[str, ...]) -> list[Int[np.ndarray, " pos"]]:
+    def train_documents(self, files: tuple[str, ...]) -> list[Int[np.ndarray, " _"]]:
         """Returns the stories of the train split as token ids."""
         return [np.array([*head, START_ID, *text]) for head, text in self._encoded(read_stories(map(Path, files), "train"))]
 
