@@ -33,7 +33,7 @@ from models.load import ModelError, bare_module, silent_transformers
 from models.losses import Noise
 from models.objective import TrainingObjective
 from models.plan import SIZES, TrainingPlan
-from models.tasks import TASKS, Batch
+from models.tasks import TASKS, Batch, TextTask
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3
 WARMUP_STEPS, FLAT_UNTIL, LAST_FACTOR = 50, 0.42, 0.02
@@ -198,8 +198,10 @@ class _Run:
     def finish(self, out: Path) -> None:
         """Writes the model folder, weights in bfloat16."""
         if self.accelerator.is_main_process:
-            self.module.config._attn_implementation = None  # a matter of the machine, not of the model
+            task = TASKS[self.plan.task]
             with silent_transformers():
+                if isinstance(task, TextTask):
+                    task.save_tokenizer(out)
                 save_model(self.module.eval().to(torch.bfloat16).save_pretrained, out)
 
 

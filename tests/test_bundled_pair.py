@@ -14,8 +14,8 @@ from models.tasks.sudoku.generator import generate
 TOKENS = torch.randint(0, 12, (4, 163), generator=torch.Generator().manual_seed(5))
 
 
-def test_two_models_are_bundled_with_cards_and_stay_small() -> None:
-    assert bundled_names() == ["sudoku-ar", "sudoku-diffusion"]
+def test_the_models_are_bundled_with_cards_and_stay_small() -> None:
+    assert bundled_names() == ["stories-ar", "sudoku-ar", "sudoku-diffusion"]
     for name in bundled_names():
         card = (PRETRAINED / name / "README.md").read_text()
         assert all(f"## {part}" in card for part in ("Recipe", "Figures", "Limits", "Licence"))

@@ -13,9 +13,12 @@ from models.facts import CONFIG_KEY, ModelFacts
 from models.families import FAMILIES
 from models.language_model import LanguageModel
 from models.likelihood import Likelihood, LikelihoodError, likelihood, ngram_likelihood
+from models.load import load
+from models.plan import TrainingPlan
 from models.tasks import TASKS, TaskError, TextTask, TrainingData, puzzle_task, text_task
 from models.tasks.stories.corpus import CorpusError, Story, parse_stories, read_stories
 from models.tasks.stories.task import END_ID, MASK_ID, MORE_ID, START_ID, STORIES, STORY_ID
+from models.train import train
 from models.writing import write
 
 WORDS = tuple("the moon and a fox went over hills to see what lay beyond the old stone bridge near our village".split())  # noqa: SIM905
@@ -270,3 +273,15 @@ def test_nothing_to_score_is_an_error(twins: Any, file: str) -> None:
 def test_bits_are_shared_among_all_bytes() -> None:
     one = Likelihood("x", np.array([np.log(2) * 30, np.log(2) * 10]), np.array([3, 3]), np.array([10, 30]), 0.0)
     assert one.bits_per_byte == pytest.approx(1.0)
+
+
+def test_a_trained_model_has_its_tokenizer_and_transformers_alone_opens_both(file: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    plan = TrainingPlan("stories", "causal", size="nano", steps=2, batch=2, data=TrainingData(files=(file,)))
+    train(plan, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("Once upon a time")["input_ids"] == STORIES.tokenizer.encode("Once upon a time").ids
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id) == (STORY_ID, END_ID, MASK_ID)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == len(tokenizer)
+    assert load(tmp_path).task is STORIES

@@ -122,6 +122,10 @@ class TextTask(Task, Protocol):
         """Returns sequences as text."""
         ...
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes the tokenizer into a model folder, as the Hugging Face library reads it."""
+        ...
+
     def held_out(self, files: tuple[str, ...], limit: int | None = None) -> list[Document]:
         """Returns the first ``limit`` held-out documents of some files."""
         ...

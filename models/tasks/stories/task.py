@@ -124,6 +124,14 @@ class Stories:
         offset = int(np.clip(middle - room // 2, 0, max(len(text) - room, 0)))
         return _window([*head, MORE_ID if offset else START_ID], text[offset : offset + room], self.length), len(head) + 1
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes the tokenizer into a model folder, as the Hugging Face library reads it."""
+        from transformers import PreTrainedTokenizerFast
+
+        names = {role: self.tokenizer.id_to_token(index) for role, index in (("bos", STORY_ID), ("eos", END_ID), ("mask", MASK_ID))}
+        special = {f"{role}_token": name for role, name in names.items()}
+        PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER), model_max_length=self.length, **special).save_pretrained(folder)
+
     def held_out(self, files: tuple[str, ...], limit: int | None = None) -> list[Document]:
         """Returns the first ``limit`` held-out stories of some files; a story's last window reaches back into the one before it."""
         stories = read_stories(map(Path, files), "test")[:limit]
