@@ -113,7 +113,8 @@ def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts, Pre
     module = _twin_of(plan)
     if module is None or (adaptation and not METHODS[adaptation.method].from_twin):
         shape = _shape(module) if module is not None else SIZES[plan.size or "tiny"]
-        module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=plan.seed, **shape)
+        seed = plan.seed if module is None else plan.seed + 1  # never the random weights that the twin itself grew from
+        module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=seed, **shape)
     FAMILIES[module.config.model_type].set_attention(module.config, facts.attention)
     setattr(module.config, CONFIG_KEY, facts.to_config())
     return module, facts, _twin_of(plan) if adaptation and METHODS[adaptation.method].penalty else None
@@ -203,6 +204,7 @@ class _Run:
                 if isinstance(task, TextTask):
                     task.save_tokenizer(out)
                 save_model(self.module.eval().to(torch.bfloat16).save_pretrained, out)
+        self.accelerator.wait_for_everyone()
 
 
 def stated(plan: TrainingPlan) -> dict[str, object]:

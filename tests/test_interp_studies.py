@@ -19,7 +19,7 @@ from interp.concepts import Sites
 from interp.concepts.sudoku import visible_cells
 from interp.report import Estimate
 from interp.statistics import Measured, Statistic
-from interp.studies import STUDIES, StudyError, StudyReport, read_study, run_study, study_named, write_study
+from interp.studies import STUDIES, StudyError, StudyReport, adaptation, read_study, run_study, study_named, write_study
 from interp.studies.ahead import (
     AHEAD,
     INPUT,
@@ -403,3 +403,51 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- adaptation
+
+
+TINY = adaptation.Sizes(seeds=2, variants=4, twin_steps=2, steps=4, every=2, boards=2, drift_boards=3)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Statistic], Path]:
+    work = tmp_path_factory.mktemp("adaptation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "SIZE", "nano")
+        patch.setattr(adaptation, "BATCH", 4)
+        patch.setattr(adaptation, "EXAMPLES", 40)
+        return adaptation.measure(Request((), TINY, 0, work=work)), work
+
+
+def test_every_method_is_measured_along_its_course_and_by_layer(grown: tuple[list[Statistic], Path]) -> None:
+    by_name = {statistic.name: statistic for statistic in grown[0]}
+    methods = {"switch", "anneal", "align", "scratch"}
+    assert {(v.at["variant"], v.at["step"]) for v in by_name["exact_by_step"].values} == {(m, s) for m in methods for s in (2, 4)}
+    for name in ("drift_cka", "drift_cosine"):
+        places = {(v.at["variant"], v.at["layer"]) for v in by_name[name].values}
+        assert places == {(m, layer) for m in (*methods, adaptation.OTHER_SEED) for layer in (0, 1)}
+    assert all(v.estimate.n == 2 for v in by_name["exact_by_step"].values)
+    assert by_name["drift_cka"].at(variant="switch", layer=1).value > by_name["drift_cka"].at(variant="scratch", layer=1).value
+    assert len(adaptation.findings(grown[0])) == 4
+
+
+def test_it_goes_on_where_it_was_stopped(grown: tuple[list[Statistic], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "SIZE", "nano")
+    monkeypatch.setattr(adaptation, "BATCH", 4)
+    monkeypatch.setattr(adaptation, "EXAMPLES", 40)
+    monkeypatch.setattr(adaptation, "evaluate", None)  # nothing is left to evaluate
+    assert adaptation.measure(Request((), TINY, 0, work=grown[1])) == grown[0]
+
+
+def test_the_first_reaching_of_a_mark_is_timed() -> None:
+    course = adaptation.Course([10, 20, 30], [1.0, 2.5, 4.0], [0.2, 0.5, 0.95], [0.0])
+    assert (course.first(0.5, course.steps), course.first(0.9, course.seconds), course.first(0.99, course.steps)) == (20.0, 4.0, None)
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    found = adaptation.over_seeds([1.0, 2.0, 3.0])
+    assert (found.value, found.n) == (2.0, 3)
+    assert found.high - found.value == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
+    assert adaptation.over_seeds([5.0]).low == 5.0

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -400,3 +402,25 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
     assert learning_rate_factor(49, 0.1) == learning_rate_factor(500, 0.41) == 1.0
     assert learning_rate_factor(500, 0.71) == pytest.approx(0.51)
     assert learning_rate_factor(500, 1.0) == pytest.approx(0.02)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(straight: dict[str, Path], tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "from models.plan import TrainingPlan\n"
+        "from models.tasks import TrainingData\n"
+        "from models.train import train\n"
+        "plan = TrainingPlan('sudoku', 'causal', size='nano', steps=6, batch=4, data=TrainingData(examples=50))\n"
+        f"train(plan, Path({str(tmp_path / 'out')!r}), device='cpu')\n"
+        f"assert (Path({str(tmp_path / 'out')!r}) / 'config.json').exists()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541", str(program)]
+    ran = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    losses = [[line["loss"] for line in log_of(out)] for out in (tmp_path / "out", straight["causal"])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

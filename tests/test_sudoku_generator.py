@@ -85,6 +85,18 @@ def test_another_range_of_givens_is_kept() -> None:
     assert set(counts.tolist()) == {34, 35, 36}
 
 
+@pytest.mark.parametrize(("rung", "most"), [("naked_singles", 24), ("hidden_singles", 21), ("eliminations", 21), ("guessing", 21)])
+def test_sparse_boards_have_one_solution_no_spare_given_and_their_rung(rung: Rung, most: int) -> None:
+    sparse = generate(6, rung, seed=3, givens_range=(17, most))
+    assert (sparse.givens > 0).sum(axis=1).max() <= most
+    assert len({tuple(solution) for solution in sparse.solutions.tolist()}) == 6
+    for givens, solution in zip(sparse.givens, sparse.solutions, strict=True):
+        assert search(givens).count == 1
+        assert (search(givens).first == solution).all()
+        assert grade(givens) == rung
+    assert (generate(2, rung, seed=3, givens_range=(17, most)).givens == sparse.givens[:2]).all()
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_waves_are_those_of_the_plain_deduction(sample: tuple[Rung, Puzzles], hidden: bool) -> None:
     for givens in sample[1].givens[:30]:
@@ -142,7 +154,8 @@ def test_train_and_test_share_no_board_seed_even_among_very_many() -> None:
         ({"split": "valid"}, ["'valid'", "train", "test"]),
         ({"givens_range": (16, 30)}, ["(16, 30)", "17"]),
         ({"givens_range": (33, 30)}, ["(33, 30)"]),
-        ({"givens_range": (22, 25)}, ["25", "28"]),
+        ({"givens_range": (17, 19), "rung": "guessing"}, ["19", "20", "guessing"]),
+        ({"givens_range": (17, 22)}, ["22", "23", "naked_singles"]),
     ],
 )
 def test_bad_arguments_are_named_with_the_choices(arguments: dict, words: list[str]) -> None:

@@ -136,6 +136,13 @@ def test_training_batches_are_boards_with_a_solution_of_theirs() -> None:
     assert (givens > 0).sum(axis=1).min() >= 17
 
 
+def test_sparse_boards_are_their_share_of_the_draws() -> None:
+    givens = next(SUDOKU.training_batches(TrainingData(examples=60), 600, seed=1)).tokens[:, :81].numpy().astype(np.int8)
+    settled = np.array([search(board).count == 1 for board in givens])
+    sparse = ((givens > 0).sum(axis=1) <= 21)[settled].mean()
+    assert 0.33 < sparse < 0.47
+
+
 def test_a_mix_and_a_range_of_givens_are_kept() -> None:
     data = TrainingData(examples=40, mix={"hidden_singles": 0.5, "guessing": 0.5}, givens=(28, 30))
     givens = next(SUDOKU.training_batches(data, 300, seed=1)).tokens[:, :81].numpy().astype(np.int8)

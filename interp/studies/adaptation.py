@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ VARIANTS: dict[str, Adaptation] = {
 }
 """By the name they have in the figures. LLaDA's loss is left out: on sequences of one length it is MDLM's."""
 OTHER_SEED = "another causal model"
+COURSE_NAME = "course.json"
+EXAMPLES: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class Course:
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     exact: list[float] = field(default_factory=list)
+    measuring: list[float] = field(default_factory=lambda: [0.0])
+    """The seconds that measuring took so far, which are no training."""
 
-    def first(self, mark: float, axis: Sequence[float]) -> float | None:
+    def first(self, mark: float, axis: Sequence[int | float]) -> float | None:
         """Returns the value of ``axis`` where the share exact first reached a mark, or None."""
         return next((float(place) for place, share in zip(axis, self.exact, strict=True) if share >= mark), None)
 
@@ -104,25 +109,26 @@ def _plan(seed: int, steps: int, *, init: Path | None = None, adaptation: Adapta
         adaptation=adaptation,
         steps=steps,
         batch=BATCH,
-        data=TrainingData(mix={LEVEL: 1.0}, givens=GIVENS),
+        data=TrainingData(examples=EXAMPLES, mix={LEVEL: 1.0}, givens=GIVENS),
         seed=seed,
     )
 
 
 def _train(plan: TrainingPlan, out: Path, sizes: Sizes) -> Course:
+    """Trains, or goes on training, and returns the course, which is kept beside the checkpoint."""
     boards = SUDOKU.generate(sizes.boards, LEVEL, givens=GIVENS, seed=plan.seed)
-    course = Course()
-    lost = 0.0
+    kept = out / COURSE_NAME
+    course = Course(**json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else Course()
 
     def measure(status: TrainingStatus, snapshot: Callable[[], LanguageModel]) -> None:
-        nonlocal lost
-        if status.step % sizes.every and status.progress < 1:
+        if status.step in course.steps or (status.step % sizes.every and status.progress < 1):
             return
         found = evaluate(snapshot(), boards, policy="threshold", steps=CALLS)
         course.steps.append(status.step)
-        course.seconds.append(status.seconds - lost)
+        course.seconds.append(status.seconds - course.measuring[0])
         course.exact.append(float(found.verdicts.exact.mean()))
-        lost += found.seconds
+        course.measuring[0] += found.seconds
+        kept.write_text(json.dumps(asdict(course)), encoding="utf-8")
 
     train(plan, out, inspect=measure)
     return course
@@ -242,8 +248,8 @@ def measure(request: Request) -> list[Statistic]:
     """Returns the courses, times to accuracy and drifts of every variant."""
     sizes: Sizes = request.sizes
     outcomes: dict[str, list[Outcome]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, _, outcome in _outcomes(request, sizes, Path(folder)):
+    with tempfile.TemporaryDirectory() as passing:
+        for name, _, outcome in _outcomes(request, sizes, request.work or Path(passing)):
             outcomes.setdefault(name, []).append(outcome)
     return _statistics(outcomes)
 
@@ -278,7 +284,7 @@ ADAPTATION = Study(
     ),
     models=(),
     sizes={
-        "small": Sizes(seeds=3, variants=4, twin_steps=200, steps=320, every=20, boards=100, drift_boards=40),
+        "small": Sizes(seeds=3, variants=4, twin_steps=200, steps=700, every=50, boards=100, drift_boards=40),
         "full": Sizes(seeds=5, variants=len(VARIANTS), twin_steps=600, steps=1200, every=20, boards=500, drift_boards=200),
     },
     measure=measure,

@@ -34,6 +34,8 @@ class Request:
     puzzles: tuple[Path, ...] = ()
     """The user's own files."""
     clock: Clock = field(default_factory=Clock)
+    work: Path | None = None
+    """Where a study that trains keeps what is finished, so that it can go on after a stop; None is a folder that goes away."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def run_study(
     scale: str = "small",
     seed: int = 0,
     puzzles: Sequence[Path] = (),
+    work: Path | None = None,
     tell: Progress = lambda stage, done, total: None,
 ) -> StudyReport:
     """Returns what a study measured.
@@ -98,6 +101,7 @@ def run_study(
         scale: One of the study's scales.
         seed: Of everything that is drawn.
         puzzles: Files to measure on as well.
+        work: A folder in which a study that trains goes on where it was stopped.
         tell: Told (stage, done, total).
 
     Raises:
@@ -112,7 +116,7 @@ def run_study(
     started, clock = time.monotonic(), Clock(tell)
     with clock.stage("load"):
         loaded = _loaded(models or study.models)
-    statistics = study.measure(Request(loaded, study.sizes[scale], seed, tuple(puzzles), clock))
+    statistics = study.measure(Request(loaded, study.sizes[scale], seed, tuple(puzzles), clock, work))
     return StudyReport(
         study=name,
         title=study.title,

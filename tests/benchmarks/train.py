@@ -17,8 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.families import FAMILIES
+from models.plan import SIZES, TrainingPlan
+from models.tasks import TrainingData
 from models.tasks.sudoku.task import SUDOKU
-from models.train import SIZES, TrainingPlan, train
+from models.train import train
+
+DATA = TrainingData(examples=1000, mix={"naked_singles": 1.0})
 
 
 def library(plan: TrainingPlan) -> float:
@@ -60,11 +64,9 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=32, help="sequences a step")
     arguments.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     options = parse(arguments)
-    plan = TrainingPlan(
-        "sudoku", "masked", size=options.size, steps=options.steps + 1, batch=options.batch, examples=1000, seed=options.seed
-    )
-    stream = SUDOKU.training_sequences(plan.examples, plan.batch, plan.seed)
-    batches = torch.stack([next(stream) for _ in range(options.steps + 1)])
+    plan = TrainingPlan("sudoku", "masked", size=options.size, steps=options.steps + 1, batch=options.batch, data=DATA, seed=options.seed)
+    stream = SUDOKU.training_batches(plan.data, plan.batch, plan.seed)
+    batches = torch.stack([next(stream).tokens for _ in range(options.steps + 1)])
     seconds = interleaved({"train": lambda: library(plan), "bare": lambda: bare(batches, options.size)}, options.repeats)
     speed = {name: options.steps * options.batch / taken for name, taken in seconds.items()}
     figures = {"unit": "sequences a second", "train": speed["train"], "bare_loop": speed["bare"], "ratio": speed["train"] / speed["bare"]}

@@ -1,8 +1,10 @@
 """Boards with one solution, by the hardest technique they need, reproducible from a seed.
 
 A full grid is drawn at random, then cells are emptied in random order for as long as the board stays on its
-rung of the ladder, down to a number of givens drawn for that board. The ``train`` stream draws boards from even
-seeds and the ``test`` stream from odd ones, so whatever the seed of a run, no board is in both.
+rung of the ladder, down to a number of givens drawn for that board. Emptying alone seldom gets below 24 givens: sparse
+boards are found by walking from puzzle to puzzle, one given taken away and another put in its place. The ``train``
+stream draws boards from even seeds and the ``test`` stream from odd ones, so whatever the seed of a run, no board is in
+both.
 """
 
 from __future__ import annotations
@@ -25,6 +27,13 @@ RUNGS: tuple[Rung, ...] = get_args(Rung)
 swordfish and XY-wings; ``guessing`` is what none of these solves."""
 GIVENS = (22, 37)
 """The fewest and most givens that a board aims at, unless told."""
+REACHED_BY_EMPTYING = 28
+"""Where a range of givens ends below this, its boards are searched for by walking."""
+FEWEST_MOST: dict[Rung, int] = {"naked_singles": 23, "hidden_singles": 20, "eliminations": 20, "guessing": 20}
+"""The lowest end of a range of givens that a walk reaches within a second or so."""
+WALK_STEPS = 300
+_COMPLETIONS = 100
+"""A step that leaves so many completions of the board is not worth searching."""
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -52,7 +61,7 @@ def _stays_on_rung(board: np.ndarray, rung: int) -> bool:
     waves = np.zeros(N_CELLS, dtype=np.int8)
     if rung < 2:
         return bool(_fill_waves(copy, rung == 1, waves))
-    return bool(_search(copy, 2, False, waves) == 1)
+    return bool(_search(copy, 2, False, waves, None) == 1)
 
 
 @njit(cache=True)
@@ -66,23 +75,72 @@ def _rung(board: np.ndarray) -> int:
 
 
 @njit(cache=True)
+def _empty(board: np.ndarray, rung: int, target: int) -> int:
+    """Empties cells in random order while the board stays on its rung, down to ``target`` givens; returns how many are left."""
+    left = 0
+    for cell in range(N_CELLS):
+        left += board[cell] > 0
+    for cell in np.random.permutation(N_CELLS):
+        if left == target:
+            break
+        digit = board[cell]
+        if digit == 0:
+            continue
+        board[cell] = 0
+        if _stays_on_rung(board, rung):
+            left -= 1
+        else:
+            board[cell] = digit
+    return left
+
+
+@njit(cache=True)
+def _exchange(board: np.ndarray, tally: np.ndarray) -> bool:
+    """Takes a random given away and puts one in another cell that again leaves one solution; returns whether there is any."""
+    cells = np.flatnonzero(board)
+    taken = cells[np.random.randint(len(cells))]
+    board[taken] = 0
+    tally[:] = 0
+    if _search(board.copy(), _COMPLETIONS, False, board.copy(), tally) == _COMPLETIONS:
+        return False
+    settling = 0
+    chosen = 0
+    for place in range(N_CELLS * 9):
+        if tally[place // 9, place % 9] == 1 and place // 9 != taken:
+            settling += 1
+            if np.random.randint(settling) == 0:
+                chosen = place
+    board[chosen // 9] = chosen % 9 + 1
+    return settling > 0
+
+
+@njit(cache=True)
+def _walk(givens: np.ndarray, rung: int, target: int, most: int) -> bool:
+    """Exchanges givens, and empties what can be emptied, until ``target`` are left (or ``most``, late); returns whether they are."""
+    tally = np.zeros((N_CELLS, 9), dtype=np.int64)
+    for step in range(2 * WALK_STEPS):
+        if np.count_nonzero(givens) <= (target if step < WALK_STEPS else most) and _rung(givens) == rung:
+            return True
+        board = givens.copy()
+        if _exchange(board, tally) and _stays_on_rung(board, rung):
+            _empty(board, rung, target)
+            givens[:] = board
+    return False
+
+
+@njit(cache=True)
 def _generate_one(seed: int, rung: int, fewest: int, most: int, givens: np.ndarray, solution: np.ndarray) -> None:
     np.random.seed(seed)
     while True:
-        _search(np.zeros(N_CELLS, dtype=np.int8), 1, True, solution)
+        _search(np.zeros(N_CELLS, dtype=np.int8), 1, True, solution, None)
         givens[:] = solution
-        left = N_CELLS
         target = np.random.randint(fewest, most + 1)
-        for cell in np.random.permutation(N_CELLS):
-            if left == target:
-                break
-            digit = givens[cell]
-            givens[cell] = 0
-            if not _stays_on_rung(givens, rung):
-                givens[cell] = digit
-            else:
-                left -= 1
-        if left <= most and _rung(givens) == rung:
+        left = _empty(givens, rung, target)
+        if most < REACHED_BY_EMPTYING:
+            if _walk(givens, rung, target, most):
+                _search(givens.copy(), 1, False, solution, None)
+                return
+        elif left <= most and _rung(givens) == rung:
             return
 
 
@@ -108,7 +166,7 @@ def generate(
         seed: Reproduces the same boards.
         split: ``train`` for learning, ``test`` for measuring: streams that share no board.
         givens_range: Each board draws the number of givens it aims at from here; one that cannot be emptied so far
-            without leaving its rung keeps more, up to the upper end.
+            without leaving its rung keeps more, up to the upper end. Ranges that end below 28 take longer, up to a second a board.
 
     Raises:
         PuzzleError: On an unknown rung or split, naming the choices, or an impossible range of givens.
@@ -119,8 +177,8 @@ def generate(
     fewest, most = givens_range
     if not 17 <= fewest <= most <= 80:
         raise PuzzleError(f"givens_range is {givens_range}; it must rise and lie within 17 to 80 (no puzzle has fewer than 17)")
-    if most < 28:
-        raise PuzzleError(f"givens_range ends at {most}; it must reach 28, since many boards cannot be emptied further")
+    if most < FEWEST_MOST[rung]:
+        raise PuzzleError(f"givens_range ends at {most}; for {rung} it must reach {FEWEST_MOST[rung]}: sparser boards are rare")
     givens = np.zeros((n, N_CELLS), dtype=np.int8)
     solutions = np.zeros((n, N_CELLS), dtype=np.int8)
     for index, board_seed in enumerate(board_seeds(n, rung, seed=seed, split=split)):

@@ -53,15 +53,33 @@ def _used_digits(board: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
+def _places(unit: int, candidates: np.ndarray) -> tuple[int, int, int]:
+    """Returns how many places a unit has for each digit: bits 0, 1 and 2 of nine counts, one bit a digit, where 7 stands for 7 or more."""
+    low, middle, high = 0, 0, 0
+    for cell in UNITS[unit]:
+        bits = candidates[cell]
+        full = low & middle & high
+        carry = low & bits
+        low ^= bits
+        carried = middle & carry
+        middle ^= carry
+        high ^= carried
+        low, middle, high = low | full, middle | full, high | full
+    return low, middle, high
+
+
+@njit(cache=True)
 def _best_branch(board: np.ndarray, used: np.ndarray, cells: np.ndarray, digits: np.ndarray) -> int:
     """Writes the (cell, digit) choices of the smallest branching into ``cells, digits``; returns how many, -1 if full."""
     best = 10
     empty = False
+    candidates = np.zeros(N_CELLS, dtype=np.int64)
     for cell in range(N_CELLS):
         if board[cell] > 0:
             continue
         empty = True
         bits = _candidates(board, used, cell)
+        candidates[cell] = bits
         size = _popcount(bits)
         if size < best:
             best = size
@@ -75,28 +93,34 @@ def _best_branch(board: np.ndarray, used: np.ndarray, cells: np.ndarray, digits:
     if not empty:
         return -1
     for unit in range(27):
-        for digit in range(9):
-            if used[unit] >> digit & 1:
-                continue
-            size = 0
-            for cell in UNITS[unit]:
-                if _candidates(board, used, cell) >> digit & 1:
-                    size += 1
-            if size < best:
-                best = size
-                place = 0
-                for cell in UNITS[unit]:
-                    if _candidates(board, used, cell) >> digit & 1:
-                        cells[place], digits[place] = cell, digit + 1
-                        place += 1
-                if best <= 1:
-                    return best
+        low, middle, high = _places(unit, candidates)
+        missing = 0x1FF & ~used[unit]
+        few = missing & ~middle & ~high
+        for size in range(2, min(best, 7)):
+            if few:
+                break
+            few = missing & ~((low ^ (-(size & 1))) | (middle ^ (-(size >> 1 & 1))) | (high ^ (-(size >> 2 & 1))))
+        if not few:
+            continue
+        digit = 0
+        while not few >> digit & 1:
+            digit += 1
+        best = 0
+        for cell in UNITS[unit]:
+            if candidates[cell] >> digit & 1:
+                cells[best], digits[best] = cell, digit + 1
+                best += 1
+        if best <= 1:
+            return best
     return best
 
 
 @njit(cache=True)
-def _search(board: np.ndarray, limit: int, shuffle: bool, first: np.ndarray) -> int:
-    """Counts completions of ``board`` up to ``limit`` and leaves the first in ``first`` (depth-first, own stack)."""
+def _search(board: np.ndarray, limit: int, shuffle: bool, first: np.ndarray, tally: np.ndarray | None) -> int:
+    """Counts completions of ``board`` up to ``limit``, depth-first with its own stack.
+
+    Leaves the first in ``first``, and adds to ``tally[cell, digit]``, unless it is None, how many hold a digit in a cell.
+    """
     used = _used_digits(board)
     stack_cells = np.zeros((82, 9), dtype=np.int64)
     stack_digits = np.zeros((82, 9), dtype=np.int64)
@@ -111,6 +135,9 @@ def _search(board: np.ndarray, limit: int, shuffle: bool, first: np.ndarray) -> 
                 if found == 0:
                     first[:] = board
                 found += 1
+                if tally is not None:
+                    for cell in range(N_CELLS):
+                        tally[cell, board[cell] - 1] += 1
                 if found == limit:
                     return found
                 size[depth] = 0
@@ -189,7 +216,7 @@ def search(board: Int8[np.ndarray, " cell"], limit: int = 2) -> Solutions:
     if conflicts(board[None])[0].any():
         return Solutions(0, None)
     first = np.zeros(N_CELLS, dtype=np.int8)
-    count = _search(board.astype(np.int8), limit, False, first)
+    count = _search(board.astype(np.int8), limit, False, first, None)
     return Solutions(count, first if count else None)
 
 
