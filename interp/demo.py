@@ -26,6 +26,7 @@ from interp.viz.figures import REPORT_FIGURES, confidence_figure
 from interp.viz.page import render_page, write_page
 from interp.viz.sudoku_view import board_traces
 from interp.viz.tables import report_tables
+from models.decoding import Decoding
 from models.denoise import denoise
 from models.evaluate import evaluate
 from models.hookpoints import resid_post
@@ -54,7 +55,7 @@ def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int],
     for rung in generator.RUNGS:
         puzzles = generator.generate(n, rung, seed=seed)
         for model in (twins.ar, twins.diffusion):
-            result = evaluate(model, puzzles, policy="threshold", seed=seed, on_batch=on_batch)
+            result = evaluate(model, puzzles, Decoding("threshold", seed=seed), on_batch=on_batch)
             shares = {
                 name: estimate(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()
             }
@@ -126,12 +127,12 @@ def run_demo(
         readers = {name: best_reader(data, CONCEPTS[name], points) for name in NARRATED}
         controls = {name: random_reader(reader, data, seed) for name, reader in readers.items()}
         save_readers(readers, out / "readers")
-        trajectory = denoise(twins.diffusion, SUDOKU.prompt(traced), policy="low_confidence", seed=seed)
+        trajectory = denoise(twins.diffusion, SUDOKU.prompt(traced), Decoding("low_confidence", seed=seed))
         trajectory.save(out / "trace.zarr")
         account, control = _accounts(twins, trajectory, readers, controls, on_step)
         (out / "reading.jsonl").write_text(to_jsonl(account.statements), encoding="utf-8")
     with clock.stage("faithfulness") as on_step:
-        trial = make_trial(twins.diffusion, Puzzles.of(twins.diffusion, pushed), policy="threshold", seed=seed)
+        trial = make_trial(twins.diffusion, Puzzles.of(twins.diffusion, pushed), Decoding("threshold", seed=seed))
         entries = list(causal_test(twins.diffusion, data, CONCEPTS["candidates"], points[1:-1:2], trial, seed=seed, on_step=on_step))
     report = Report(
         task="sudoku",

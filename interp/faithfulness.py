@@ -17,6 +17,7 @@ from interp.concepts import Concept
 from interp.report import Estimate, FaithfulnessEntry
 from interp.transfer import Puzzles, TransferData, estimate, labels_of
 from models.backends import Edit
+from models.decoding import Decoding
 from models.denoise import StepContext, denoise
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
@@ -47,6 +48,8 @@ class Trial:
     """Of the undisturbed call."""
     final: Int[Tensor, "batch pos"]
     """What the undisturbed run writes in the end."""
+    decoding: Decoding
+    """How it is written."""
 
 
 def _cell_log_probabilities(model: LanguageModel, canvases: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch cell digit"]:
@@ -54,21 +57,21 @@ def _cell_log_probabilities(model: LanguageModel, canvases: Int[Tensor, "batch p
 
 
 @torch.no_grad()
-def make_trial(model: LanguageModel, puzzles: Puzzles, *, policy: str, seed: int) -> Trial:
+def make_trial(model: LanguageModel, puzzles: Puzzles, decoding: Decoding) -> Trial:
     """Returns boards stopped on the model's own way, a share ``MASK_RATE`` of their cells unwritten, with a drawn cell each.
 
     Cells with no excluded digit are not drawn; boards without any other cell drop out.
     """
     mask_id = model.task.mask_token_id
     start = puzzles.sequences.masked_fill(puzzles.asked, mask_id)
-    run = denoise(model, start, policy="low_confidence", seed=seed)
+    run = denoise(model, start, Decoding("low_confidence", seed=decoding.seed))
     unwritten_at = torch.from_numpy(run.data["token"].values == mask_id).sum(2)
     stop = (unwritten_at <= (puzzles.asked.sum(1) * MASK_RATE)[:, None]).int().argmax(1)
     canvases = torch.from_numpy(run.data["token"].values).long()[torch.arange(len(stop)), stop]
     unwritten = canvases[:, SOLUTION] == mask_id
     peers = canvases[:, SOLUTION][:, torch.from_numpy(PEERS)]
     excluded = (peers[..., None] == torch.arange(1, 10)).any(2) & unwritten[..., None]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(decoding.seed)
     log_probabilities = _cell_log_probabilities(model, canvases)
     own = log_probabilities.argmax(-1)
     excluded.scatter_(2, own[..., None], False)
@@ -76,9 +79,9 @@ def make_trial(model: LanguageModel, puzzles: Puzzles, *, policy: str, seed: int
     choice = torch.rand(excluded.shape, generator=generator).masked_fill(~excluded, -1).flatten(1).argmax(1)[keep]
     cell, digit = choice // 9, choice % 9
     kept = canvases[keep]
-    final = torch.from_numpy(denoise(model, kept, policy=policy, seed=seed).tokens(-1))
+    final = torch.from_numpy(denoise(model, kept, decoding).tokens(-1))
     own = own[keep].gather(1, cell[:, None])[:, 0] + 1
-    return Trial(kept, unwritten[keep], cell, own, digit + 1, log_probabilities[keep], final)
+    return Trial(kept, unwritten[keep], cell, own, digit + 1, log_probabilities[keep], final, decoding)
 
 
 def natural_push(data: TransferData, concept: Concept, point: HookPoint) -> Float[Tensor, "head d_model"]:
@@ -106,7 +109,7 @@ def _mean_where(values: Float[Tensor, "batch cell"], where: Bool[Tensor, "batch 
 
 
 @torch.no_grad()
-def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[Tensor, "batch d_model"], policy: str, seed: int) -> _Effect:
+def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[Tensor, "batch d_model"]) -> _Effect:
     """Adds a vector a board at the trial cell's reading position, in the first call only, and resumes."""
     position = trial.cell + SOLUTION.start - model.facts.logit_shift
 
@@ -115,7 +118,7 @@ def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[T
 
     with model.hooks({point: lambda activation: _added(activation, position, vectors)}):
         log_probabilities = _cell_log_probabilities(model, trial.canvases)
-    final = torch.from_numpy(denoise(model, trial.canvases, policy=policy, seed=seed, edits=edits).tokens(-1))
+    final = torch.from_numpy(denoise(model, trial.canvases, trial.decoding, edits=edits).tokens(-1))
     rows = torch.arange(len(trial.cell))
     towards = trial.pushed[:, None, None].expand(-1, log_probabilities.shape[1], 1) - 1
     moved = (log_probabilities - trial.log_probabilities).gather(2, towards)[..., 0].abs()
@@ -144,7 +147,6 @@ def causal_test(
     trial: Trial,
     *,
     doses: Sequence[float] = DOSES,
-    policy: str = "threshold",
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[FaithfulnessEntry]:
@@ -159,7 +161,7 @@ def causal_test(
         vectors = push[trial.pushed - 1] - push[trial.own - 1]
         random = random_directions(len(vectors), vectors.shape[1], seed) * vectors.norm(dim=1, keepdim=True)
         for dose in doses:
-            effects = [_push(model, trial, point, dose * pushed, policy, seed) for pushed in (vectors, random)]
+            effects = [_push(model, trial, point, dose * pushed) for pushed in (vectors, random)]
             columns: dict[str, Estimate] = {}
             for suffix, effect in zip(("", "_random"), effects, strict=True):
                 columns[f"own_cell_flipped{suffix}"] = estimate(bootstrap_mean(effect.flipped, seed=seed))

@@ -1,28 +1,30 @@
-"""Denoising: one loop that runs any policy and records what happened; and the causal model's left-to-right counterpart."""
+"""Denoising: one loop that runs any policy, from any state, and records what happened.
+
+The loop owns the canvas, the blocks, each sample's clock and its random numbers; ``models.unmasking`` decides, ``models.recorder`` keeps.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.backends import Edit
+from models.chance import CallNoise, drawn
+from models.decoding import Decoding, stated
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
-from models.trajectory import Recorder, Trajectory
-from models.unmasking import Option, PolicyError, Scores, Turn, gumbel, resolve_policy
-
-
-class PromptError(ValueError):
-    """Tokens that cannot be denoised by the model at hand."""
+from models.prompt import check_prompts, padded
+from models.recorder import Record, Recorder, capture
+from models.trajectory import CHANNEL, CLOCKS, Trajectory, TrajectoryStream, writing
+from models.turn import Move, PolicyError, Scores, Turn
+from models.unmasking import POLICIES
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class StepContext:
     step: int
     """The call, counted from 1."""
     rows: Int[Tensor, " row"]
-    """Which samples are in this call, in the order of its batch; finished samples are not."""
+    """Which samples are in this call, in the order of its batch; finished samples, and those of other lengths, are not."""
     tokens: Int[Tensor, "row pos"]
     """The canvas the call reads."""
     masked: Bool[Tensor, "row pos"]
@@ -41,176 +43,260 @@ class StepContext:
 
 StepEdits = Callable[[StepContext], Mapping[HookPoint, Edit]]
 """Returns the edits for one network call; an empty mapping leaves it alone."""
+OnStep = Callable[[int, int], None]
 
 
-def score(logits: Float[Tensor, "batch pos vocab"], mask_token_id: int, noise: Float[Tensor, "batch pos vocab"] | None = None) -> Scores:
-    """Returns what the logits say; the mask token is never proposed. ``noise``, temperature times Gumbel noise, draws the proposals."""
-    logits = logits.float().index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
+@dataclass
+class Canvas:
+    """A batch in the middle of a run. All about a sample is in its row, and nothing of it depends on the other rows."""
+
+    tokens: Int[Tensor, "batch pos"]
+    writable: Bool[Tensor, "batch pos"]
+    block: Int[Tensor, " batch"]
+    """The block that is being written; the number of blocks where all are."""
+    clock: Int[Tensor, " batch"]
+    """Steps of the budget used up in that block."""
+    stable: Int[Tensor, " batch"]
+    """For how many calls in a row the proposals have been those of the call before."""
+    proposal: Int[Tensor, "batch pos"]
+    """What the last call proposed in the current block; -1 where none did."""
+    written_with: Float[Tensor, "batch pos"]
+    """Confidence of each token when it was written; NaN elsewhere."""
+
+
+def blank_canvas(tokens: Int[Tensor, "batch pos"], writable: Bool[Tensor, "batch pos"]) -> Canvas:
+    """Returns the state before the first call."""
+    zeros = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+    nowhere = torch.full(tokens.shape, torch.nan, device=tokens.device)
+    return Canvas(tokens, writable, zeros, zeros.clone(), zeros.clone(), torch.full_like(tokens, -1), nowhere)
+
+
+def score(logits: Float[Tensor, "batch pos vocab"], proposal: Int[Tensor, "batch pos"], top_k: int = 0) -> dict[str, Tensor]:
+    """Returns what is said of every position: the fields of ``Scores``, and ``top_token`` and ``top_probability`` if asked for."""
     log_probabilities = logits.log_softmax(-1)
     probabilities = log_probabilities.exp()
-    best = probabilities.topk(2, dim=-1).values
-    proposal = (logits if noise is None else logits + noise).argmax(-1)
-    return Scores(
-        proposal=proposal,
-        confidence=probabilities.gather(-1, proposal[..., None])[..., 0],
-        margin=best[..., 0] - best[..., 1],
-        entropy=-(probabilities * log_probabilities.masked_fill(probabilities == 0, 0.0)).sum(-1),
-    )
+    best, tokens = probabilities.topk(max(2, top_k), dim=-1)
+    top = {"top_token": tokens[..., :top_k].int(), "top_probability": best[..., :top_k]} if top_k else {}
+    return {
+        "proposal": proposal,
+        "confidence": probabilities.gather(-1, proposal[..., None])[..., 0],
+        "margin": best[..., 0] - best[..., 1],
+        "entropy": -(probabilities * log_probabilities.masked_fill(probabilities == 0, 0.0)).sum(-1),
+        **top,
+    }
 
 
-class _SampleNoise:
-    """Uniform random numbers from one generator a sample, so that a sample's draws do not depend on its batch."""
+@dataclass
+class Denoiser:
+    """One run: a model, a way of decoding, and the canvas as it stands."""
 
-    def __init__(self, seed: int, sample_ids: Sequence[int]) -> None:
-        self._generators = [np.random.default_rng((seed, sample)) for sample in sample_ids]
+    model: LanguageModel
+    decoding: Decoding
+    canvas: Canvas
+    sample_ids: Sequence[int]
+    mask_token_id: int
+    record: Record
+    edits: Sequence[StepEdits] = ()
+    calls: int = 0
+    """Network calls made so far."""
 
-    def draw(self, rows: Int[Tensor, " row"], *shape: int) -> Tensor:
-        """Returns uniform numbers of shape ``(row, *shape)``."""
-        drawn = np.stack([self._generators[int(row)].random(shape, dtype=np.float32) for row in rows])
-        return torch.from_numpy(drawn).to(rows.device)
+    def __post_init__(self) -> None:
+        self._begun = self.calls + 1
+        most = int(self._n_blocks.max())
+        if self.decoding.steps is not None and self.decoding.steps < most:
+            length = self.decoding.block_length
+            raise PolicyError(f"steps is {self.decoding.steps}; {most} blocks of {length} positions need at least {most}")
+
+    @cached_property
+    def _blocks(self) -> Int[Tensor, "batch pos"]:
+        """The block of each writable position; -1 elsewhere."""
+        length = self.decoding.block_length or self.canvas.tokens.shape[1]
+        return ((self.canvas.writable.cumsum(1) - 1) // length).masked_fill(~self.canvas.writable, -1)
+
+    @cached_property
+    def _n_blocks(self) -> Int[Tensor, " batch"]:
+        return self._blocks.amax(1) + 1
+
+    @property
+    def active(self) -> Bool[Tensor, " batch"]:
+        """Which samples are not finished."""
+        return self.canvas.block < self._n_blocks
+
+    def reopen(self) -> None:
+        """Goes back, in each sample where something is masked, to the first block with a mask in it."""
+        first = self._unwritten_block(torch.arange(len(self.canvas.tokens), device=self.canvas.tokens.device))
+        back = first < self.canvas.block
+        self.canvas.block = torch.where(back, first, self.canvas.block)
+        self.canvas.clock = torch.where(back, 0, self.canvas.clock)
+
+    def _unwritten_block(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Returns the first block of each row with a mask in it; the number of blocks where there is none."""
+        masked = self.canvas.writable[rows] & (self.canvas.tokens[rows] == self.mask_token_id)
+        return torch.where(masked, self._blocks[rows], self._n_blocks[rows, None]).amin(1)
+
+    def _budget(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"] | None:
+        """Returns the steps of each row's current block: all of them spread evenly, the first blocks taking what is left over."""
+        steps, n_blocks = self.decoding.steps, self._n_blocks[rows]
+        return None if steps is None else steps // n_blocks + (self.canvas.block[rows] < steps % n_blocks)
+
+    def _logits(self, rows: Int[Tensor, " row"], length: int, found: dict[str, Tensor]) -> Float[Tensor, "row pos vocab"]:
+        """Returns the logits of samples of one length; what the record wants of their activations is added to ``found``."""
+        tokens = self.canvas.tokens[rows, :length]
+        context = StepContext(self.calls, rows, tokens, tokens == self.mask_token_id)
+        asked = [edits(context) for edits in self.edits]
+        with ExitStack() as hooks:
+            for one in (*asked, capture(self.record, self.calls, self.model.facts.logit_shift, found, first=self.calls == self._begun)):
+                hooks.enter_context(self.model.hooks(one) if one else nullcontext())
+            logits = self.model.logits(tokens)
+        if self.decoding.guidance:
+            promptless = self.model.logits(tokens.masked_fill(~self.canvas.writable[rows, :length], self.mask_token_id))
+            logits = promptless + (1 + self.decoding.guidance) * (logits - promptless)
+        return logits.float().index_fill(-1, torch.tensor([self.mask_token_id], device=logits.device), -torch.inf)
+
+    def _ask(self, rows: Int[Tensor, " row"], noise: CallNoise) -> dict[str, Tensor]:
+        """Returns what the network says of the samples ``rows``: scores, and all else that is recorded; 0 beyond a sample's end."""
+        lengths = (self.canvas.tokens[rows] >= 0).sum(1)
+        width = self.canvas.tokens.shape[1]
+        said: dict[str, Tensor] = {}
+        for length in lengths.unique().tolist():
+            which = torch.nonzero(lengths == length).flatten()
+            found: dict[str, Tensor] = {}
+            logits = self._logits(rows[which], length, found)
+            uniform = noise.for_tokens(which.tolist(), *logits.shape[1:]) if self.decoding.temperature > 0 else None
+            proposal = drawn(logits, uniform, self.decoding.temperature, self.decoding.top_p)
+            for name, values in (score(logits, proposal, self.record.top_k) | found).items():
+                whole = said.setdefault(name, values.new_zeros((len(rows), width, *values.shape[2:])))
+                whole[which, :length] = values
+        return said
+
+    def _decide(self, rows: Int[Tensor, " row"], scores: Scores, noise: CallNoise) -> tuple[Turn, Move]:
+        canvas = self.canvas
+        inside = self._blocks[rows] == canvas.block[rows, None]
+        tokens = canvas.tokens[rows]
+        masked = inside & (tokens == self.mask_token_id)
+        budget = self._budget(rows)
+        with_what, clock = canvas.written_with[rows], canvas.clock[rows]
+        turn = Turn(scores, tokens, masked, inside, with_what, clock + 1, budget, lambda: noise.uniform(tokens.shape[1]))
+        move = POLICIES[self.decoding.policy](turn, **self.decoding.options)
+        return turn, move if self.decoding.stop is None else self._halted(rows, turn, move)
+
+    def _halted(self, rows: Int[Tensor, " row"], turn: Turn, move: Move) -> Move:
+        """Returns the move, made into the last one of its block where proposals are stable and confident."""
+        stop = self.decoding.stop
+        assert stop is not None
+        unsettled = turn.masked if move.redraw is None else turn.writable
+        same = ((turn.scores.proposal == self.canvas.proposal[rows]) | ~unsettled).all(1)
+        self.canvas.stable[rows] = torch.where(same, self.canvas.stable[rows] + 1, 0)
+        calm = (turn.scores.entropy * unsettled).sum(1) < stop.entropy * unsettled.sum(1)
+        halt = calm & (self.canvas.stable[rows] >= stop.stable)
+        over = halt[:, None]
+        return replace(
+            move,
+            write=torch.where(over, unsettled, move.write),
+            remask=None if move.remask is None else move.remask & ~over,
+            redraw=None if move.redraw is None else move.redraw & ~over,
+            more=None if move.more is None else move.more & ~halt,
+        )
+
+    def _apply(self, rows: Int[Tensor, " row"], turn: Turn, move: Move, noise: CallNoise) -> None:
+        canvas = self.canvas
+        after = torch.where(move.write, turn.scores.proposal, turn.tokens)
+        if move.remask is not None:
+            after = after.masked_fill(move.remask, self.mask_token_id)
+        if move.redraw is not None:
+            tokens = (noise.uniform(after.shape[1]) * (int(self.model.module.config.vocab_size) - 1)).long()
+            after = torch.where(move.redraw, tokens + (tokens >= self.mask_token_id), after)
+        own = torch.where(after == turn.scores.proposal, turn.scores.confidence, torch.nan)
+        canvas.written_with[rows] = torch.where(after == turn.tokens, canvas.written_with[rows], own)
+        canvas.tokens[rows] = after
+        unfinished = (turn.writable & (after == self.mask_token_id)).any(1)
+        if move.more is not None:
+            unfinished |= move.more
+        canvas.proposal[rows] = turn.scores.proposal.masked_fill(~unfinished[:, None], -1)
+        canvas.clock[rows] = torch.where(unfinished, turn.step - 1 + (1 if move.steps is None else move.steps), 0)
+        canvas.block[rows] = torch.where(unfinished, canvas.block[rows], self._unwritten_block(rows))
+        canvas.stable[rows] = torch.where(unfinished, canvas.stable[rows], 0)
+
+    def advance(self, recorder: Recorder) -> None:
+        """Makes one network call for every sample that is not finished."""
+        self.calls += 1
+        rows = torch.nonzero(self.active).flatten()
+        noise = CallNoise(self.decoding.seed, [self.sample_ids[row] for row in rows.tolist()], self.calls, rows.device)
+        said = self._ask(rows, noise)
+        scores = Scores(**{name: said[name] for name in ("proposal", "confidence", "margin", "entropy")})
+        self._apply(rows, *self._decide(rows, scores, noise), noise)
+        canvas = self.canvas
+        said["proposal"] = said["proposal"].int()
+        spoken = {CHANNEL + name if name in self.record.channels else name: values.cpu().numpy() for name, values in said.items()}
+        clocks = {name: getattr(canvas, name).to("cpu", torch.int32, copy=True).numpy() for name in CLOCKS}
+        recorder.add(rows.cpu().numpy(), canvas.tokens[rows].cpu().numpy(), spoken, clocks)
+
+    def run(self, before: Callable[[Recorder], None], initial: Tensor, attributes: Mapping[str, object], on_step: OnStep) -> Trajectory:
+        """Returns the trajectory, from an initial canvas through what ``before`` adds to the record, to the end."""
+        store = self.record.store
+        with writing(store) if store else nullcontext() as folder:
+            recorder = Recorder(
+                initial.cpu().numpy(),
+                self.canvas.writable.cpu().numpy(),
+                self.mask_token_id,
+                sample_ids=torch.tensor(self.sample_ids).numpy(),
+                stream=None if folder is None else TrajectoryStream(folder),
+            )
+            before(recorder)
+            while self.active.any():
+                self.advance(recorder)
+                unwritten = self.canvas.tokens == self.mask_token_id
+                on_step(int((self.canvas.writable & ~unwritten).sum()), int(unwritten.sum()))
+            if folder is None:
+                return recorder.finish(attributes)
+            recorder.finish_stream(attributes)
+        assert store is not None
+        return Trajectory.load(store)
 
 
-def _check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
-    """Raises PromptError where the model cannot read these tokens."""
-    if tokens.ndim != 2 or len(tokens) == 0:
-        raise PromptError(f"tokens have shape {tuple(tokens.shape)}; they must be (batch, pos) with at least one sample")
-    config = model.module.config
-    longest, vocabulary = int(config.max_position_embeddings), int(config.vocab_size)
-    if tokens.shape[1] > longest:
-        raise PromptError(f"the prompt has {tokens.shape[1]} positions; {model.name} reads at most {longest}")
-    outside = tokens[(tokens < 0) | (tokens >= vocabulary)]
-    if len(outside):
-        raise PromptError(f"the prompt holds the token {int(outside[0])}; the tokens of {model.name} are 0 to {vocabulary - 1}")
-
-
-def _check(model: LanguageModel, tokens: Int[Tensor, "batch pos"], steps: int | None, ids: Sequence[int]) -> int:
-    """Returns the mask token's id, or raises the error that says why these tokens cannot be denoised."""
-    mask = model.facts.mask_token_id
-    if mask is None:
-        raise PromptError(f"{model.name} is a causal model: it has no mask token to denoise; use a masked (diffusion) model")
-    _check_tokens(model, tokens)
-    empty = torch.nonzero(~(tokens == mask).any(1)).flatten().tolist()
-    if empty:
-        raise PromptError(f"samples {empty[:5]} have no masked position: there is nothing to write")
-    if len(ids) != len(tokens):
-        raise PromptError(f"there are {len(ids)} sample_ids for {len(tokens)} samples; give one each")
-    if steps is not None and steps < 1:
-        raise PolicyError(f"steps is {steps}; it must be at least 1")
-    return mask
-
-
-def _check_chance(temperature: float, seed: int) -> None:
-    if not 0 <= temperature < math.inf:
-        raise PolicyError(f"temperature is {temperature}; it must be 0 (greedy) or greater, and finite")
-    if seed < 0:
-        raise PolicyError(f"seed is {seed}; it must be 0 or greater")
+def attributes_of(model: LanguageModel, decoding: Decoding) -> dict[str, object]:
+    """Returns what a trajectory says of how it came to be."""
+    return {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "task": model.facts.task,
+        "policy": decoding.policy,
+        "options": json.dumps(stated(decoding)),
+        "seed": decoding.seed,
+    }
 
 
 @torch.no_grad()
 def denoise(
     model: LanguageModel,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]],
+    decoding: Decoding | str = "low_confidence",
     *,
-    policy: str = "low_confidence",
-    options: Mapping[str, Option] | None = None,
-    steps: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
+    record: Record | None = None,
     sample_ids: Sequence[int] | None = None,
     edits: StepEdits | None = None,
-    on_step: Callable[[int, int], None] = lambda done, left: None,
+    on_step: OnStep = lambda done, left: None,
 ) -> Trajectory:
     """Returns the trajectory of writing every masked position of ``tokens``.
 
     Args:
         model: A masked model.
-        tokens: Prompts with the mask token wherever something is to be written (anywhere: filling in is the general case).
-        policy: A name in ``models.unmasking.POLICIES``.
-        options: The policy's options.
-        steps: At most so many network calls a sample, masked positions spread evenly over them; None writes one position a call (but
-            with ``threshold`` as many as are sure, and ``mgdm`` takes so many calls as its option says).
-        temperature: 0 writes the most probable token; above, a sample of the tempered distribution.
-        seed: Reproduces the run, 0 or greater. A sample's random numbers depend on ``seed`` and its id only, not on its batch.
-        sample_ids: Identity of each sample; its row number unless given.
-        edits: Interventions on activations, asked for before every call.
+        tokens: Prompts with the mask token wherever something is to be written (anywhere: filling in is the general case); a list of
+            rows where they differ in length.
+        decoding: The policy, with its options, budget, blocks, temperature, guidance and seed; or just its name.
+        record: What is kept besides tokens, proposals, states and confidences, and where.
+        sample_ids: Identity of each sample, on which its random numbers depend; its row number unless given.
+        edits: Interventions on activations, asked for before every call, which they know (see ``StepContext``).
         on_step: Told (positions written, positions left) after every call.
 
     Raises:
         PromptError: On a causal model, a sample with nothing masked, one too long, or a token outside the vocabulary.
-        PolicyError: On an unknown policy or option, or an impossible budget.
+        PolicyError: On an unknown policy or option, or a budget smaller than the number of blocks.
+        TrajectoryError: Where the record cannot be kept.
     """
-    ids = range(len(tokens)) if sample_ids is None else sample_ids
-    mask = _check(model, tokens, steps, ids)
-    _check_chance(temperature, seed)
-    decide, all_options = resolve_policy(policy, options or {})
-    canvas = tokens.clone().to(model.device)
-    writable = canvas == mask
-    noise = _SampleNoise(seed, ids)
-    recorder = Recorder(canvas.cpu().numpy(), writable.cpu().numpy(), mask)
-    step, active = 0, writable.any(1)
-    while active.any():
-        step += 1
-        rows = torch.nonzero(active).flatten()
-        context = StepContext(step, rows, canvas[rows], canvas[rows] == mask)
-        with model.hooks(asked) if (asked := edits(context) if edits else {}) else nullcontext():
-            logits = model.logits(context.tokens)
-        tempered = temperature * gumbel(noise.draw(rows, *logits.shape[1:])) if temperature > 0 else None
-        scores = score(logits, mask, tempered)
-        turn = Turn(scores, context.masked, writable[rows], step, steps, partial(noise.draw, rows, tokens.shape[1]))
-        move = decide(turn, **all_options)
-        canvas[rows] = move.applied(context.tokens, scores.proposal, mask)
-        active[rows] = (canvas[rows] == mask).any(1) | move.more
-        spoken = {name: getattr(scores, name).cpu().numpy() for name in ("confidence", "margin", "entropy")}
-        recorder.add(rows.cpu().numpy(), canvas[rows].cpu().numpy(), scores.proposal.cpu().numpy(), spoken)
-        on_step(int((writable & (canvas != mask)).sum()), int((canvas == mask).sum()))
-    return recorder.finish(
-        {
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "task": model.facts.task,
-            "policy": policy,
-            "options": json.dumps({**all_options, "steps": steps, "temperature": temperature}),
-            "seed": seed,
-        }
-    )
-
-
-@torch.no_grad()
-def write_left_to_right(
-    model: LanguageModel,
-    tokens: Int[Tensor, "batch pos"],
-    *,
-    temperature: float = 0.0,
-    seed: int = 0,
-    sample_ids: Sequence[int] | None = None,
-    on_step: Callable[[int, int], None] = lambda done, left: None,
-) -> Int[Tensor, "batch pos"]:
-    """Returns ``tokens`` with every position that holds the task's mask token written left to right by a causal model.
-
-    Positions already written are kept. Keys and values are cached, so a position costs one single-token call. ``temperature``, ``seed``,
-    ``sample_ids`` and ``on_step`` are those of ``denoise``.
-
-    Raises:
-        PolicyError: On an impossible temperature or seed.
-        PromptError: On a model that is not causal, a prompt it cannot read, or one whose first position is to be written.
-    """
-    if model.facts.objective != "causal":
-        raise PromptError(f"{model.name} is a masked model; it is denoised, not written left to right (policy `sequential` does so)")
-    _check_tokens(model, tokens)
-    unwritten = tokens == model.task.mask_token_id
-    if unwritten[:, 0].any():
-        raise PromptError(f"the first position is to be written, and {model.name} predicts a token from those before it")
-    _check_chance(temperature, seed)
-    noise, rows = _SampleNoise(seed, range(len(tokens)) if sample_ids is None else sample_ids), torch.arange(len(tokens))
-    canvas = tokens.clone()
-    cache, read = None, 0
-    positions = torch.nonzero(unwritten.any(0)).flatten().tolist()
-    for done, position in enumerate(positions, start=1):
-        out = model.module(input_ids=canvas[:, read:position].to(model.device), past_key_values=cache, use_cache=True)
-        cache, read = out.past_key_values, position
-        raw = out.logits[:, -1].index_fill(-1, torch.tensor([model.task.mask_token_id], device=model.device), -torch.inf)
-        if temperature > 0:
-            raw = raw.float() + temperature * gumbel(noise.draw(rows, raw.shape[1])).to(raw.device)
-        canvas[:, position] = torch.where(unwritten[:, position], raw.argmax(-1).to(canvas.device), canvas[:, position])
-        on_step(done, len(positions) - done)
-    return canvas
+    asked = Decoding(decoding) if isinstance(decoding, str) else decoding
+    canvas = padded(tokens).clone().to(model.device)
+    ids = range(len(canvas)) if sample_ids is None else sample_ids
+    mask = check_prompts(model, canvas, ids)
+    denoiser = Denoiser(model, asked, blank_canvas(canvas, canvas == mask), ids, mask, record or Record(), (edits,) if edits else ())
+    return denoiser.run(lambda recorder: None, canvas.clone(), attributes_of(model, asked), on_step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from models.denoise import denoise, write_left_to_right
+from models.decoding import Decoding
+from models.denoise import denoise
 from models.language_model import LanguageModel
+from models.left_to_right import write_left_to_right
 from models.tasks import Verdicts, puzzle_task
-from models.unmasking import Option, PolicyError, resolve_policy
+from models.turn import PolicyError
 
 BATCH = 100
 
@@ -37,12 +39,8 @@ class Evaluation:
 def evaluate(
     model: LanguageModel,
     examples: Any,
+    decoding: Decoding | str = "low_confidence",
     *,
-    policy: str = "low_confidence",
-    options: Mapping[str, Option] | None = None,
-    steps: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Returns the verdicts on ``examples`` (of the model's task), in their order; a masked model denoises, a causal one writes greedily.
@@ -51,9 +49,9 @@ def evaluate(
         TaskError: On a model of text.
         PolicyError: On an unknown policy or option, whatever the model; on steps or a temperature for a causal one.
     """
-    resolve_policy(policy, options or {})
+    how = Decoding(decoding) if isinstance(decoding, str) else decoding
     task, causal = puzzle_task(model.task), model.facts.objective == "causal"
-    if causal and (steps is not None or temperature):
+    if causal and (how.steps is not None or how.temperature):
         raise PolicyError(f"{model.name} is a causal model: it writes greedily, one token a call; steps and temperature are not for it")
     answers = task.prompt(examples)
     unwritten = answers == task.mask_token_id
@@ -65,18 +63,9 @@ def evaluate(
         if causal:
             answers[rows] = write_left_to_right(model, answers[rows])
         else:
-            run = denoise(
-                model,
-                answers[rows],
-                policy=policy,
-                options=options,
-                steps=steps,
-                temperature=temperature,
-                seed=seed,
-                sample_ids=rows.tolist(),
-            )
+            run = denoise(model, answers[rows], how, sample_ids=rows.tolist())
             answers[rows], calls[rows.numpy()] = torch.from_numpy(run.tokens(-1)), run.calls
             commit_step[rows.numpy()] = run.data["commit_step"].values
         on_batch(int(rows[-1]) + 1, len(answers))
     verdicts = task.verify(answers, examples)
-    return Evaluation(model.name, "greedy" if causal else policy, verdicts, calls, commit_step, time.monotonic() - started)
+    return Evaluation(model.name, "greedy" if causal else how.policy, verdicts, calls, commit_step, time.monotonic() - started)

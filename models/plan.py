@@ -44,7 +44,13 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise PlanError("give either steps or minutes, and not both")
-        for amount, value in (("steps", self.steps), ("minutes", self.minutes), ("batch", self.batch), ("examples", self.data.examples)):
+        for amount, value in (
+            ("steps", self.steps),
+            ("minutes", self.minutes),
+            ("batch", self.batch),
+            ("examples", self.data.examples),
+            ("sparse", self.data.sparse),
+        ):
             if value is not None and value <= 0:
                 raise PlanError(f"{amount} is {value}; it must be greater than 0")
         for name, choices in (("size", tuple(SIZES)), ("task", tuple(TASKS))):

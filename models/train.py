@@ -136,6 +136,19 @@ def _uninterrupted() -> Iterator[None]:
         usual(*held[0])
 
 
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Makes the folder, before the minutes that the block may take; it is gone again where the block fails and it was not there before."""
+    fresh = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if fresh:
+            out.rmdir()
+        raise
+
+
 @dataclass(frozen=True)
 class _Run:
     """The moving parts of one training."""
@@ -259,8 +272,8 @@ def train(
     if status.progress == 1 and (out / "config.json").exists():
         return status
     batches: Iterator[Batch] = TASKS[plan.task].training_batches(plan.data, plan.batch, plan.seed, step)
-    batch = next(batches)
-    out.mkdir(parents=True, exist_ok=True)
+    with _folder(out):
+        batch = next(batches)
     trim_log(out / LOG_NAME, step)
     started = last_saved = time.monotonic()
     with (out / LOG_NAME).open("a", encoding="utf-8") as log:

@@ -2,7 +2,7 @@
 
 Step 0 is the canvas before the first network call; step s >= 1 is the canvas after call s. So the canvas that call s *read* is
 ``token`` at step s-1, and what it *said* (proposal, confidence, margin, entropy) stands at step s. Samples that finish early keep their
-last canvas; what the calls they did not need would have said is NaN (proposal -1).
+last canvas; what the calls they did not need would have said is NaN (-1 for integers).
 """
 
 from __future__ import annotations
@@ -12,21 +12,32 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
-FORMAT_VERSION = 1
-_SPOKEN = {"confidence": np.float32, "margin": np.float32, "entropy": np.float32}
-_VARIABLES = ("token", "proposal", "state", "commit_step", "calls", *_SPOKEN)
+if TYPE_CHECKING:
+    from models.decoding import Decoding
+    from models.surgery import Moment
+
+FORMAT_VERSION = 2
+SPOKEN = ("confidence", "margin", "entropy")
+CHANNEL = "channel."
+"""What the names of recorded channels begin with."""
+CLOCKS = ("clock", "block", "stable")
+_VARIABLES = ("token", "proposal", "state", *CLOCKS, "commit_step", "calls", *SPOKEN)
 _ATTRIBUTES = ("model", "fingerprint", "task", "policy", "options", "seed")
 _DIGEST = "digest"
 """The attribute that holds a hash of all values: Zarr reads a chunk that is gone as a chunk of fill values, without a word."""
+_SLICE = 32
+"""Steps read at a time where all are read."""
 
 
 class TrajectoryError(ValueError):
@@ -44,16 +55,39 @@ class State(IntEnum):
     """Written, where another token was written before."""
     REMASKED = 4
     """Masked again after it was written."""
+    PADDING = 5
+    """Beyond the end of a sample shorter than others; its token is -1."""
+
+
+class _Digest:
+    """A hash of variables' values, fed step by step."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, hashlib._Hash] = {}
+
+    def feed(self, data: xr.Dataset) -> None:
+        """Takes in a dataset, or its next steps."""
+        for name, variable in data.data_vars.items():
+            digest = self._found.setdefault(str(name), hashlib.sha256())
+            values = np.moveaxis(variable.values, variable.dims.index("step"), 0) if "step" in variable.dims else variable.values[None]
+            for slab in values:
+                digest.update(f"{slab.dtype.str} {slab.shape}".encode())
+                digest.update(np.ascontiguousarray(slab).tobytes())
+
+    def text(self) -> str:
+        """Returns the hash of everything so far."""
+        parts = (f"{name} {digest.hexdigest()}" for name, digest in sorted(self._found.items()))
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def _digest(data: xr.Dataset) -> str:
-    """Returns a hash of the variables' values."""
-    digest = hashlib.sha256()
-    for name in _VARIABLES:
-        values = np.ascontiguousarray(data[name].values)
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()[:16]
+    """Returns a hash of the variables' values, reading some steps at a time."""
+    digest = _Digest()
+    digest.feed(data.drop_dims("step"))
+    stepped = data[[name for name, variable in data.data_vars.items() if "step" in variable.dims]]
+    for first in range(0, data.sizes["step"], _SLICE):
+        digest.feed(stepped.isel(step=slice(first, first + _SLICE)))
+    return digest.text()
 
 
 def _is_trajectory(path: Path) -> bool:
@@ -71,8 +105,11 @@ class Trajectory:
 
     ``data`` has the dims ``sample, step, position`` and the variables ``token``, ``proposal``, ``state`` (see ``State``),
     ``confidence``, ``margin`` (probabilities), ``entropy`` (nats), all over (sample, step, position); ``commit_step`` over (sample,
-    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): network calls used.
-    ``data.attrs`` names model, fingerprint, task, policy, options, seed.
+    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): network calls
+    used; over (sample, step) ``clock``: steps of the budget used up in the current block, ``block``: which block that is, ``stable``:
+    calls in a row with the same proposals. If recorded, ``top_token`` and ``top_probability`` over (sample, step, position, rank), best
+    first, and channels, ``channel.NAME``, in half precision. ``data.attrs`` names model, fingerprint, task, policy, options (JSON), seed,
+    and, if there was any, the surgery it went through.
     """
 
     data: xr.Dataset
@@ -96,6 +133,44 @@ class Trajectory:
     def policy(self) -> str:
         """Name of the unmasking policy."""
         return str(self.data.attrs["policy"])
+
+    @property
+    def decoding(self) -> Decoding:
+        """How it was asked for.
+
+        Raises:
+            TrajectoryError: Where it was not made by ``denoise``.
+        """
+        from models.decoding import decoding_from
+
+        return decoding_from(self.policy, json.loads(self.data.attrs["options"]), int(self.data.attrs["seed"]))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the recorded channels."""
+        return tuple(str(name).removeprefix(CHANNEL) for name in self.data if str(name).startswith(CHANNEL))
+
+    def channel(self, name: str) -> xr.DataArray:
+        """Returns a recorded channel over (sample, step, position[, feature]).
+
+        Raises:
+            TrajectoryError: Where there is none of that name.
+        """
+        if name not in self.channels:
+            raise TrajectoryError(f"no channel {name!r} was recorded; choose from {', '.join(self.channels) or 'none'}")
+        return self.data[CHANNEL + name]
+
+    def at(self, step: int) -> Moment:
+        """Returns the state of the run after a step (negative: from the end), to edit, branch or resume.
+
+        Raises:
+            TrajectoryError: On a step that is not there.
+        """
+        from models.surgery import Moment
+
+        if not -self.n_steps - 1 <= step <= self.n_steps:
+            raise TrajectoryError(f"there is no step {step}; the trajectory has steps 0 to {self.n_steps}")
+        return Moment(self, step % (self.n_steps + 1))
 
     @property
     def n_samples(self) -> int:
@@ -122,46 +197,36 @@ class Trajectory:
         Raises:
             TrajectoryError: Where ``path`` is something else, or cannot be written.
         """
-        check_free(path)
-        path = path.resolve()
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # consolidated metadata is no part of the Zarr 3 specification yet
-                self.data.assign_attrs({_DIGEST: _digest(self.data)}).to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
-            if path.exists():
-                shutil.rmtree(path)
-            partial.rename(path)
-        except OSError as error:
-            raise TrajectoryError(f"the trajectory could not be written to {path}: {error.strerror or error}") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with writing(path) as folder:
+            stream = TrajectoryStream(folder)
+            stepped = [name for name, values in self.data.data_vars.items() if "step" in values.dims]
+            for first in range(0, self.data.sizes["step"], _SLICE):
+                stream.append(self.data[stepped].drop_vars("step").isel(step=slice(first, first + _SLICE)))
+            stream.finish(self.data.drop_vars(stepped))
 
     @classmethod
     def load(cls, path: Path) -> Trajectory:
-        """Returns the trajectory saved at ``path``, in memory.
+        """Returns the trajectory saved at ``path``, in memory but for its channels.
 
         Raises:
             TrajectoryError: Where there is none, it is of a newer format, or a part of it is missing.
         """
         if not (path / "zarr.json").is_file():
             raise TrajectoryError(f"{path} is no trajectory (a Zarr folder as `denoscope trace` writes it)")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is wrong is said once, by us
-                data = xr.open_zarr(path, consolidated=False).load()
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise TrajectoryError(f"{path} is damaged and cannot be read: {' '.join(str(error).split())}") from None
+        with _readable(path):
+            data = xr.open_zarr(path, consolidated=False, chunks=None)
         version = data.attrs.get("format_version")
         if version != FORMAT_VERSION:
             raise TrajectoryError(f"{path} has format_version {version!r}; this version of denoscope reads {FORMAT_VERSION}")
         missing = [name for name in _VARIABLES if name not in data] + [name for name in _ATTRIBUTES if name not in data.attrs]
         if missing:
             raise TrajectoryError(f"{path} is cut short: it lacks {', '.join(missing)}")
-        if data.attrs.pop(_DIGEST, None) != _digest(data):
+        with _readable(path):
+            found = _digest(data)
+            in_memory = {name: values.load() for name, values in data.variables.items() if not str(name).startswith(CHANNEL)}
+        if data.attrs.pop(_DIGEST, None) != found:
             raise TrajectoryError(f"{path} is damaged: its values are not those that were saved (a chunk is missing or was changed)")
-        return cls(data)
+        return cls(data.assign(in_memory))
 
 
 def check_free(path: Path) -> None:
@@ -173,70 +238,59 @@ def check_free(path: Path) -> None:
         raise TrajectoryError(f"the trajectory cannot be written to {path}: {standing} is no folder")
 
 
-@dataclass
-class Recorder:
-    """Collects a run step by step and turns it into a ``Trajectory``."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Says in one line of ours what Zarr says of a damaged folder in many ways."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise TrajectoryError(f"{path} is damaged and cannot be read: {' '.join(str(error).split())}") from None
 
-    initial: Int[np.ndarray, "batch pos"]
-    writable: np.ndarray
-    """Where the run may write, ``[batch, pos]``; everything else is prompt."""
-    mask_token_id: int
 
-    def __post_init__(self) -> None:
-        self._tokens = [self.initial.astype(np.int32)]
-        self._proposals = [np.full(self.initial.shape, -1, np.int32)]
-        self._spoken: dict[str, list[np.ndarray]] = {name: [np.full(self.initial.shape, np.nan, kind)] for name, kind in _SPOKEN.items()}
-        self._calls = np.zeros(len(self.initial), np.int32)
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yields a folder to write to, which becomes ``path`` when the block ends well, and is gone when it does not.
 
-    def add(
-        self,
-        rows: Int[np.ndarray, " row"],
-        tokens: Int[np.ndarray, "row pos"],
-        proposals: Int[np.ndarray, "row pos"],
-        spoken: Mapping[str, np.ndarray],
-    ) -> None:
-        """Adds a step in which the samples ``rows`` made a network call; the others stay as they were."""
-        canvas = self._tokens[-1].copy()
-        canvas[rows] = tokens
-        self._tokens.append(canvas)
-        self._proposals.append(np.full_like(self._proposals[0], -1))
-        self._proposals[-1][rows] = np.where(self.writable[rows], proposals, -1)
-        for name, values in spoken.items():
-            self._spoken[name].append(np.full_like(self._spoken[name][0], np.nan))
-            self._spoken[name][-1][rows] = np.where(self.writable[rows], values, np.nan)
-        self._calls[rows] += 1
+    Raises:
+        TrajectoryError: Where ``path`` is something else, or cannot be written.
+    """
+    check_free(path)
+    whole = path.resolve()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+    try:
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if whole.exists():
+            shutil.rmtree(whole)
+        partial.rename(whole)
+    except OSError as error:
+        raise TrajectoryError(f"the trajectory could not be written to {path}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
-    def _states(self, tokens: Int[np.ndarray, "step batch pos"]) -> UInt8[np.ndarray, "step batch pos"]:
-        states = np.full(tokens.shape, State.PROMPT, np.uint8)
-        changed = np.zeros(self.writable.shape, bool)
-        last_written = np.full_like(tokens[0], self.mask_token_id)
-        for canvas, state in zip(tokens, states, strict=True):
-            masked, written = (self.writable & where for where in (canvas == self.mask_token_id, canvas != self.mask_token_id))
-            blank = last_written == self.mask_token_id
-            changed |= written & ~blank & (canvas != last_written)
-            last_written[written] = canvas[written]
-            state[masked] = np.where(blank, State.MASKED, State.REMASKED)[masked]
-            state[written] = np.where(changed, State.REVISED, State.COMMITTED)[written]
-        return states
 
-    def finish(self, attributes: Mapping[str, object]) -> Trajectory:
-        """Returns the trajectory recorded so far."""
-        tokens = np.stack(self._tokens)
-        settled = np.cumprod((tokens == tokens[-1])[::-1], axis=0)[::-1]
-        commit = np.where(self.writable, settled.argmax(axis=0), 0)
-        commit = np.where(self.writable & (tokens[-1] == self.mask_token_id), -1, commit).astype(np.int32)
-        over_steps = ("sample", "step", "position")
-        data = xr.Dataset(
-            {
-                "token": (over_steps, tokens.swapaxes(0, 1)),
-                "proposal": (over_steps, np.stack(self._proposals, axis=1)),
-                "state": (over_steps, self._states(tokens).swapaxes(0, 1)),
-                **{name: (over_steps, np.stack(values, axis=1)) for name, values in self._spoken.items()},
-                "commit_step": (("sample", "position"), commit),
-                "calls": (("sample",), self._calls),
-            },
-            coords={"step": np.arange(len(tokens))},
-            attrs={"format_version": FORMAT_VERSION, **attributes},
-        )
-        data["entropy"].attrs["units"] = "nats"
-        return Trajectory(data)
+class TrajectoryStream:
+    """Writes a trajectory into a Zarr folder some steps at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._digest = folder, _Digest()
+        self._how: dict[str, Any] = {"mode": "w"}
+
+    def append(self, steps: xr.Dataset) -> None:
+        """Adds the next steps."""
+        self._digest.feed(steps)
+        self._write(steps)
+        self._how = {"append_dim": "step"}
+
+    def finish(self, rest: xr.Dataset) -> None:
+        """Adds what has no steps, and the attributes."""
+        self._how = {"mode": "a"}
+        self._digest.feed(rest)
+        self._write(rest.assign_attrs({_DIGEST: self._digest.text()}))
+
+    def _write(self, data: xr.Dataset) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # consolidated metadata is no part of the Zarr 3 specification yet
+            data.to_zarr(self._folder, zarr_format=3, consolidated=False, **self._how)

@@ -8,27 +8,26 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from models.denoise import denoise, write_left_to_right
+from models.decoding import Decoding
+from models.denoise import denoise
 from models.language_model import LanguageModel
+from models.left_to_right import write_left_to_right
 
 
 def write(
     model: LanguageModel,
     tokens: Int[Tensor, "batch pos"],
+    decoding: Decoding,
     *,
-    policy: str = "random",
-    steps: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, left: None,
 ) -> Int[Tensor, "batch pos"]:
-    """Returns ``tokens`` with every masked position written; ``policy`` and ``steps`` are for a masked model, the rest for both.
+    """Returns ``tokens`` with every masked position written; a causal model heeds temperature, top-p and seed of the decoding alone.
 
     Raises:
         PromptError: On tokens the model cannot read or with nothing to write.
-        PolicyError: On an unknown policy, or an impossible temperature or budget.
+        PolicyError: On a budget smaller than the number of blocks.
     """
     if model.facts.objective == "causal":
-        return write_left_to_right(model, tokens, temperature=temperature, seed=seed, on_step=on_step)
-    run = denoise(model, tokens, policy=policy, steps=steps, temperature=temperature, seed=seed, on_step=on_step)
-    return torch.from_numpy(run.tokens(-1))
+        temperature, top_p, seed = decoding.temperature, decoding.top_p, decoding.seed
+        return write_left_to_right(model, tokens, temperature=temperature, top_p=top_p, seed=seed, on_step=on_step)
+    return torch.from_numpy(denoise(model, tokens, decoding, on_step=on_step).tokens(-1))

@@ -44,7 +44,7 @@ def test_transformers_alone_opens_them_in_their_own_regime(name: str) -> None:
 
 def test_the_diffusion_twin_solves_what_the_causal_twin_does_not() -> None:
     boards = generate(40, "naked_singles", seed=77)
-    diffusion, causal = (evaluate(load(name), boards, policy="threshold").verdicts for name in ("sudoku-diffusion", "sudoku-ar"))
+    diffusion, causal = (evaluate(load(name), boards, "threshold").verdicts for name in ("sudoku-diffusion", "sudoku-ar"))
     assert diffusion.exact.mean() >= 0.85
     assert diffusion.valid.mean() >= diffusion.exact.mean()
     assert causal.exact.mean() <= 0.2

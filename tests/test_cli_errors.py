@@ -264,7 +264,7 @@ def test_generate_writes_puzzles_that_evaluate_reads(denoscope: Run, twins: dict
 
 
 def test_evaluate_shows_a_table_and_repeats_itself(denoscope: Run, twins: dict[str, Path], puzzles: Path) -> None:
-    asked = ("evaluate", twins["masked"], "--puzzles", puzzles, "--policy", "random", "--steps", 3)
+    asked = ("evaluate", twins["masked"], "--puzzles", puzzles, "--policy", "random", "--steps", 3, "--set", "temperature=5")
     assert "cells" in denoscope(*asked).stdout
     results = []
     for seed in (1, 1, 2):

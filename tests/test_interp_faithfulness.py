@@ -9,6 +9,7 @@ from interp.concepts import CONCEPTS, Sites
 from interp.faithfulness import MASK_RATE, Trial, causal_test, make_trial, natural_push
 from interp.harvest import Harvest, harvest
 from interp.transfer import Puzzles, Split, TransferData, labels_of
+from models.decoding import Decoding
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.load import load
@@ -26,7 +27,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def trial(model: LanguageModel) -> Trial:
-    return make_trial(model, Puzzles.of(model, generate(6, "naked_singles", seed=21)), policy="threshold", seed=0)
+    return make_trial(model, Puzzles.of(model, generate(6, "naked_singles", seed=21)), Decoding("threshold"))
 
 
 @pytest.fixture(scope="module")

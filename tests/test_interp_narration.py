@@ -16,11 +16,12 @@ from interp.narration import Statement, lead_steps, narrate, summary_lines, to_j
 from interp.reading import Reader, Reading
 from interp.verdict import judge
 from models.hookpoints import resid_post
+from models.recorder import Recorder
 from models.tasks.sudoku.board import UNITS, cell_name
 from models.tasks.sudoku.generator import Puzzles, generate
 from models.tasks.sudoku.solver import single_waves
 from models.tasks.sudoku.task import MASK_ID, SOLUTION, SUDOKU
-from models.trajectory import Recorder, Trajectory
+from models.trajectory import Trajectory
 from probes.linear import LinearProbe
 
 ATTRIBUTES = {"model": "planted", "fingerprint": "planted:0", "task": "sudoku", "policy": "waves", "options": "{}", "seed": 0}
@@ -38,7 +39,7 @@ def wave_trajectory(puzzles: Puzzles) -> Trajectory:
         written = waves <= step
         canvas[:, SOLUTION] = np.where(written, truth[:, SOLUTION], prompts[:, SOLUTION])
         spoken = {name: np.full((len(rows), prompts.shape[1]), 0.9, np.float32) for name in ("confidence", "margin", "entropy")}
-        recorder.add(rows, canvas[rows], truth[rows], spoken)
+        recorder.add(rows, canvas[rows], {"proposal": truth[rows], **spoken})
     return recorder.finish(ATTRIBUTES)
 
 
@@ -154,7 +155,7 @@ def test_a_revision_is_told() -> None:
     recorder = Recorder(prompt, prompt == MASK_ID, MASK_ID)
     spoken = {name: np.zeros(prompt.shape, np.float32) for name in ("confidence", "margin", "entropy")}
     for canvas in (first, second):
-        recorder.add(np.array([0]), canvas, canvas, spoken)
+        recorder.add(np.array([0]), canvas, {"proposal": canvas, **spoken})
     trajectory = recorder.finish(ATTRIBUTES)
     scores = {
         name: xr.DataArray(np.full((1, 3, 81, 9), 0.6, np.float32), dims=("sample", "step", "position", "head"))

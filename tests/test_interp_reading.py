@@ -14,6 +14,7 @@ from interp.concepts import CONCEPTS
 from interp.reading import Reader, ReadingError, _moved, load_readers, random_reader, read, save_readers
 from interp.transfer import Puzzles, Twins, collect
 from interp.viz.sudoku_view import board_traces
+from models.decoding import Decoding
 from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
@@ -40,7 +41,7 @@ def readers(model: LanguageModel) -> dict[str, Reader]:
 
 @pytest.fixture(scope="module")
 def trajectory(model: LanguageModel) -> Trajectory:
-    return denoise(model, SUDOKU.prompt(BOARDS), policy="low_confidence", steps=6)
+    return denoise(model, SUDOKU.prompt(BOARDS), Decoding("low_confidence", steps=6))
 
 
 def test_moving_a_probe_is_reading_the_moved_activations() -> None:

@@ -19,7 +19,7 @@ from interp.concepts import Sites
 from interp.concepts.sudoku import visible_cells
 from interp.report import Estimate
 from interp.statistics import Measured, Statistic
-from interp.studies import STUDIES, StudyError, StudyReport, adaptation, read_study, run_study, study_named, write_study
+from interp.studies import STUDIES, StudyError, StudyReport, adaptation, policies, read_study, run_study, study_named, write_study
 from interp.studies.ahead import (
     AHEAD,
     INPUT,
@@ -36,6 +36,7 @@ from interp.studies.ahead import (
     written_later,
 )
 from interp.studies.base import Request
+from interp.studies.policies import UNMASKING
 from interp.studies.solving import (
     BUDGETED,
     BUDGETS,
@@ -46,7 +47,6 @@ from interp.studies.solving import (
     Solved,
     board_sets,
     order_statistic,
-    wave_agreement,
 )
 from interp.studies.sudoku_pair import SUDOKU_PAIR, Sizes, measure
 from interp.viz.statistics import statistic_figure, statistic_table, study_page
@@ -57,6 +57,7 @@ from models.tasks.sudoku.board import format_board
 from models.tasks.sudoku.generator import RUNGS, generate
 from models.tasks.sudoku.solver import single_waves
 from models.tasks.sudoku.task import MASK_ID, SOLUTION, SUDOKU
+from models.unmasking import POLICIES
 
 SIZES = Sizes(boards=2, mixed=2, fitted=24, tested=6, places=4)
 
@@ -205,19 +206,6 @@ BOARD = generate(1, "hidden_singles", seed=2).givens[0]
 WAVES = single_waves(BOARD, hidden=True)
 
 
-def test_writing_in_waves_agrees_and_the_reverse_disagrees() -> None:
-    assert wave_agreement(WAVES.astype(np.int64), WAVES) == pytest.approx(1)
-    assert wave_agreement(-WAVES.astype(np.int64), WAVES) == pytest.approx(-1)
-
-
-def test_cells_that_are_given_or_never_filled_do_not_count() -> None:
-    waves = np.array([0, 1, 2, 3, -1], dtype=np.int8)
-    assert wave_agreement(np.array([9, 1, 2, 3, 0]), waves) == pytest.approx(1)
-    assert wave_agreement(np.array([0, 3, 2, 1, 9]), waves) == pytest.approx(-1)
-    for order, waves in (([0, 1, 0, 0, 9], [0, 1, 0, 0, -1]), ([0, 1, 2, 0, 9], [0, 1, 1, 0, -1]), ([0, 1, 1, 0, 9], [0, 1, 2, 0, -1])):
-        assert np.isnan(wave_agreement(np.array(order), np.array(waves, dtype=np.int8)))
-
-
 def written_in(order: np.ndarray, policy: str) -> Solved:
     """Returns a run of one board whose cells were written in this order."""
     steps = np.zeros((1, SUDOKU.length), dtype=np.int64)
@@ -264,7 +252,7 @@ def test_the_later_cells_are_the_next_unwritten_ones_and_nothing_of_them_is_visi
 
 
 def test_what_is_written_later_is_what_the_model_writes_from_the_prefix(tiny_model: Callable[..., Any]) -> None:
-    from models.denoise import write_left_to_right
+    from models.left_to_right import write_left_to_right
 
     model, later = tiny_model("causal"), later_cells(mixed_boards(3, 1, RUNGS), 3, seed=0)
     whole = torch.cat([write_left_to_right(model, later.prefix[[row]]) for row in range(len(later.board))])
@@ -451,3 +439,34 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert (found.value, found.n) == (2.0, 3)
     assert found.high - found.value == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
     assert adaptation.over_seeds([5.0]).low == 5.0
+
+
+# ---------------------------------------------------------------- the policies
+
+
+@pytest.fixture(scope="module")
+def decoded(twins: list[str]) -> StudyReport:
+    study = replace(UNMASKING, sizes={"small": policies.Sizes(boards=4)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "BATCH", 3)
+        return run_study("policies", study, models=twins[1:], seed=2)
+
+
+def test_every_policy_is_measured_on_every_board(decoded: StudyReport) -> None:
+    named = {statistic.name: statistic for statistic in decoded.statistics}
+    assert list(named) == list(policies.MEASURES)
+    for name in ("exact", "calls", "revisions", "mended", "decided"):
+        assert places(named[name]) == {("any-order", policy) for policy in POLICIES}
+        assert all(value.estimate.n == 4 for value in named[name].values)
+    boards = mixed_boards(4, 2, RUNGS).givens
+    assert named["calls"].at(policy="low_confidence").value == pytest.approx((boards == 0).sum(1).mean())
+    assert named["revisions"].at(policy="random").value == 0
+    assert named["revisions"].at(policy="mgdm").value > 0
+    assert 0 < named["decided"].at(policy="sequential").value <= 1
+    assert len(decoded.findings) == len(POLICIES)
+    assert "in " in decoded.findings[0]
+
+
+def test_only_masked_models_of_sudoku_are_compared(twins: list[str]) -> None:
+    with pytest.raises(StudyError, match=r"left-to-right is a causal model of 'sudoku'; this study needs masked ones of sudoku"):
+        run_study("policies", UNMASKING, models=twins)

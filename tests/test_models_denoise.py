@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from models.denoise import PromptError, StepContext, denoise, write_left_to_right
+from models.chance import nucleus
+from models.decoding import Decoding
+from models.denoise import StepContext, denoise, score
 from models.facts import ModelFacts
 from models.hookpoints import HookPointError, resid_post
 from models.language_model import LanguageModel
+from models.left_to_right import write_left_to_right
+from models.prompt import PromptError
 from models.trajectory import State, Trajectory
-from models.unmasking import POLICIES, PolicyError
+from models.turn import PolicyError
+from models.unmasking import POLICIES, policy_options
 
 MASK, VOCAB, LENGTH = 11, 12, 16
 
@@ -60,8 +65,12 @@ def prompts(batch: int, pos: int, seed: int = 0, rate: float = 0.6) -> Tensor:
 # ---------------------------------------------------------------- promises
 
 
-FILLING = [name for name in POLICIES if name != "mgdm"]
-"""Policies that write each masked position once and take nothing back."""
+REVISING = {"mgdm", "remdm_cap", "remdm_rescale", "remdm_conf", "remdm_loop", "token_editing", "uniform_renoise"}
+"""Policies that may take back or change what is written; the others write each masked position once."""
+QUOTA = ("random", "low_confidence", "maskgit_plus", "topk_margin", "entropy", "sequential", "low_confidence_static")
+"""Policies that write just their share."""
+CALLS = {name: {"calls": 12} for name in POLICIES if "calls" in policy_options(name)}
+"""Fewer than the published hundreds, for policies that walk a grid of steps."""
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -81,10 +90,7 @@ def test_every_mask_is_filled_and_nothing_else_changes(
     run = denoise(
         FakeNetwork(seed % 3, scale=3.0),
         tokens,
-        policy=policy,
-        steps=steps,
-        temperature=temperature,
-        seed=seed,
+        Decoding(policy, CALLS.get(policy, {}), steps=steps, temperature=temperature, seed=seed),
         on_step=lambda done, left: told.append((done, left)),
     )
     masked, canvases = (tokens == MASK).numpy(), run.data["token"].values
@@ -97,27 +103,28 @@ def test_every_mask_is_filled_and_nothing_else_changes(
     assert (run.calls >= run.data["commit_step"].values.max(1)).all()
     assert told[-1] == (int(masked.sum()), 0)
     assert all(done + left == masked.sum() for done, left in told)
-    if policy in FILLING:
+    most = steps or (12 if policy in CALLS else pos if policy != "token_editing" else pos + 16)
+    assert run.n_steps <= most
+    if policy not in REVISING:
         changes = (canvases[:, 1:] != canvases[:, :-1]).sum(1)
         assert (changes == masked).all()
         assert (run.calls == run.data["commit_step"].values.max(1)).all()
-        assert run.n_steps <= (steps or pos)
-    else:
-        assert (run.calls == (steps or 20)).all()
+    elif policy in CALLS:
+        assert (run.calls == most).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_run_is_reproduced_by_its_seed(policy: str) -> None:
     tokens = prompts(3, LENGTH)
-    runs = [denoise(FakeNetwork(), tokens, policy=policy, temperature=1.5, seed=4).data for _ in range(2)]
+    runs = [denoise(FakeNetwork(), tokens, Decoding(policy, CALLS.get(policy, {}), temperature=1.5, seed=4)).data for _ in range(2)]
     assert runs[0].identical(runs[1])
 
 
 def test_another_seed_is_another_run() -> None:
     tokens = prompts(4, LENGTH)
-    orders = {seed: denoise(FakeNetwork(), tokens, policy="random", seed=seed).data["commit_step"].values.tobytes() for seed in range(5)}
+    orders = {seed: denoise(FakeNetwork(), tokens, Decoding("random", seed=seed)).data["commit_step"].values.tobytes() for seed in range(5)}
     assert len(set(orders.values())) == 5
-    drawn = [denoise(FakeNetwork(), tokens, temperature=3.0, seed=seed).tokens(-1).tobytes() for seed in (0, 1, 2**32, 2**40)]
+    drawn = [denoise(FakeNetwork(), tokens, Decoding(temperature=3.0, seed=seed)).tokens(-1).tobytes() for seed in (0, 1, 2**32, 2**40)]
     assert len(set(drawn)) == 4
 
 
@@ -125,12 +132,12 @@ def test_another_seed_is_another_run() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_sample_does_not_depend_on_its_batch(policy: str, temperature: float) -> None:
     tokens = prompts(5, LENGTH, seed=3)
-    asked: dict[str, Any] = {"policy": policy, "temperature": temperature, "seed": 7}
-    together = denoise(FakeNetwork(), tokens, **asked)
+    asked = Decoding(policy, CALLS.get(policy, {}), temperature=temperature, seed=7)
+    together = denoise(FakeNetwork(), tokens, asked)
     order = [3, 0, 4]
-    apart = denoise(FakeNetwork(), tokens[order], **asked, sample_ids=order)
+    apart = denoise(FakeNetwork(), tokens[order], asked, sample_ids=order)
     for row, sample in enumerate(order):
-        alone = denoise(FakeNetwork(), tokens[[sample]], **asked, sample_ids=[sample])
+        alone = denoise(FakeNetwork(), tokens[[sample]], asked, sample_ids=[sample])
         calls = int(together.calls[sample])
         for other, place in ((apart, row), (alone, 0)):
             assert other.calls[place] == calls
@@ -139,11 +146,11 @@ def test_a_sample_does_not_depend_on_its_batch(policy: str, temperature: float) 
                 np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("policy", [name for name in FILLING if name != "threshold"])
+@pytest.mark.parametrize("policy", QUOTA)
 @pytest.mark.parametrize("steps", [1, 3, 4, 7, 16, 40])
 def test_a_budget_is_spread_evenly(policy: str, steps: int) -> None:
     tokens = prompts(4, LENGTH, seed=2)
-    run = denoise(FakeNetwork(), tokens, policy=policy, steps=steps)
+    run = denoise(FakeNetwork(), tokens, Decoding(policy, steps=steps))
     for masked, commit in zip((tokens == MASK).sum(1).tolist(), run.data["commit_step"].values, strict=True):
         written = np.bincount(commit[commit > 0], minlength=steps + 1)[1:]
         calls = min(steps, masked)
@@ -155,12 +162,12 @@ def test_a_budget_is_spread_evenly(policy: str, steps: int) -> None:
 def test_without_a_budget_one_position_is_written_a_call() -> None:
     run = denoise(FakeNetwork(), prompts(3, LENGTH))
     assert (run.calls == (run.data["token"].isel(step=0) == MASK).sum("position")).all()
-    assert json.loads(run.data.attrs["options"]) == {"steps": None, "temperature": 0.0}
+    assert run.decoding == Decoding()
 
 
 def test_random_positions_are_uniform() -> None:
     n, pos = 4000, 6
-    run = denoise(FakeNetwork(), torch.full((n, pos), MASK), policy="random", seed=11)
+    run = denoise(FakeNetwork(), torch.full((n, pos), MASK), Decoding("random", seed=11))
     commit = run.data["commit_step"].values
     first, second = (np.argmax(commit == step, axis=1) for step in (1, 2))
     pairs = np.bincount(first * pos + second, minlength=pos * pos).reshape(pos, pos)
@@ -171,10 +178,55 @@ def test_random_positions_are_uniform() -> None:
 def test_a_temperature_draws_from_the_tempered_distribution() -> None:
     n, temperature = 6000, 1.7
     network = FakeNetwork()
-    run = denoise(network, torch.full((n, 1), MASK), temperature=temperature, seed=5)
+    run = denoise(network, torch.full((n, 1), MASK), Decoding(temperature=temperature, seed=5))
     logits = network.numpy_logits(np.array([MASK]))[0, :MASK] / temperature
     expected = np.exp(logits) / np.exp(logits).sum()
     assert stats.chisquare(np.bincount(run.tokens(-1)[:, 0], minlength=MASK), n * expected).pvalue > 1e-3
+
+
+def test_a_nucleus_keeps_the_fewest_tokens_that_reach_its_share_and_never_less_than_the_best() -> None:
+    logits = torch.tensor([0.5, 0.2, 0.2, 0.1]).log()
+    for top_p, kept in ((1e-9, 1), (0.5, 1), (0.51, 2), (0.7, 2), (0.71, 3), (0.95, 4)):
+        assert torch.isfinite(nucleus(logits, top_p)).tolist() == [place < kept for place in range(4)]
+
+
+def test_a_nucleus_is_drawn_from_in_proportion() -> None:
+    n, network = 6000, FakeNetwork()
+    run = denoise(network, torch.full((n, 1), MASK), Decoding(temperature=1.7, top_p=0.6, seed=5))
+    p = np.exp(network.numpy_logits(np.array([MASK]))[0, :MASK] / 1.7)
+    p /= p.sum()
+    order = np.argsort(-p)
+    kept = order[: int(np.searchsorted(np.cumsum(p[order]), 0.6)) + 1]
+    drawn = np.bincount(run.tokens(-1)[:, 0], minlength=MASK)
+    assert drawn[kept].sum() == n
+    assert stats.chisquare(drawn[kept], n * p[kept] / p[kept].sum()).pvalue > 1e-3
+
+
+@given(
+    batch=st.integers(1, 3),
+    pos=st.integers(1, 5),
+    vocab=st.integers(3, 9),
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([0.0, 1.0, 80.0, 1e4]),
+)
+def test_scores_are_what_numpy_computes(batch: int, pos: int, vocab: int, seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.normal(size=(batch, pos, vocab))).astype(np.float32)
+    mask, proposal = int(rng.integers(vocab)), rng.integers(vocab - 1, size=(batch, pos))
+    maskless = torch.from_numpy(logits).index_fill(-1, torch.tensor([mask]), -torch.inf)
+    tokens = np.delete(np.arange(vocab), mask)[proposal]
+    found = score(maskless, torch.from_numpy(tokens))
+    kept = np.delete(logits.astype(np.float64), mask, axis=-1)
+    p = np.exp(kept - kept.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    ordered = np.sort(p, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(p > 0, p * np.log(p), 0.0).sum(-1)
+    assert (found["proposal"].numpy() == tokens).all()
+    np.testing.assert_allclose(found["confidence"].numpy(), np.take_along_axis(p, proposal[..., None], -1)[..., 0], atol=1e-5)
+    np.testing.assert_allclose(found["margin"].numpy(), ordered[..., -1] - ordered[..., -2], atol=1e-5)
+    np.testing.assert_allclose(found["entropy"].numpy(), entropy, atol=1e-4)
+    assert all(torch.isfinite(found[name]).all() for name in ("confidence", "margin", "entropy"))
 
 
 # ---------------------------------------------------------------- the published algorithms
@@ -268,7 +320,7 @@ def same_history(run: Trajectory, expected: list[list[np.ndarray]]) -> None:
 def test_low_confidence_is_lladas(seed: int, steps: int | None) -> None:
     network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
     expected = [llada(network, row, steps or int((row == MASK).sum())) for row in tokens.numpy()]
-    same_history(denoise(network, tokens, policy="low_confidence", steps=steps), expected)
+    same_history(denoise(network, tokens, Decoding("low_confidence", steps=steps)), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -277,14 +329,14 @@ def test_low_confidence_is_lladas(seed: int, steps: int | None) -> None:
 )
 def test_a_policy_of_one_position_a_step_is_the_published_one(policy: str, algorithm: Callable[..., Any], seed: int) -> None:
     network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
-    same_history(denoise(network, tokens, policy=policy), [algorithm(network, row) for row in tokens.numpy()])
+    same_history(denoise(network, tokens, policy), [algorithm(network, row) for row in tokens.numpy()])
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
 def test_threshold_is_fast_dllms(seed: int, threshold: float) -> None:
     network, tokens = FakeNetwork(seed, scale=3.0), prompts(4, LENGTH, seed)
-    run = denoise(network, tokens, policy="threshold", options={"threshold": threshold})
+    run = denoise(network, tokens, Decoding("threshold", {"threshold": threshold}))
     same_history(run, [fast_dllm(network, row, threshold) for row in tokens.numpy()])
     assert json.loads(run.data.attrs["options"])["threshold"] == threshold
 
@@ -311,11 +363,11 @@ def test_mgdm_is_the_published_one(seed: int, steps: int | None) -> None:
     network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
     with np.errstate(divide="ignore"):
         expected = [mgdm(network, row, steps or 20) for row in tokens.numpy()]
-    same_history(denoise(network, tokens, policy="mgdm", steps=steps), expected)
+    same_history(denoise(network, tokens, Decoding("mgdm", steps=steps)), expected)
 
 
 def test_mgdm_takes_tokens_back_and_changes_them_and_its_trajectory_says_so() -> None:
-    run = denoise(FakeNetwork(2, scale=3.0), torch.full((6, LENGTH), MASK), policy="mgdm", steps=12)
+    run = denoise(FakeNetwork(2, scale=3.0), torch.full((6, LENGTH), MASK), Decoding("mgdm", steps=12))
     tokens, states = run.data["token"].values, run.data["state"].values
     written = tokens[:, :-1] != MASK
     assert (states[:, 1:][written & (tokens[:, 1:] == MASK)] == State.REMASKED).all()
@@ -328,10 +380,10 @@ def test_mgdm_takes_tokens_back_and_changes_them_and_its_trajectory_says_so() ->
 
 def test_the_noise_of_mgdm_is_each_samples_own() -> None:
     tokens = prompts(4, LENGTH, seed=3)
-    asked: dict[str, Any] = {"policy": "mgdm", "options": {"noise": 0.5, "calls": 8}, "seed": 7}
-    together, alone = denoise(FakeNetwork(), tokens, **asked), denoise(FakeNetwork(), tokens[[2]], **asked, sample_ids=[2])
+    asked = Decoding("mgdm", {"noise": 0.5, "calls": 8}, seed=7)
+    together, alone = denoise(FakeNetwork(), tokens, asked), denoise(FakeNetwork(), tokens[[2]], asked, sample_ids=[2])
     np.testing.assert_array_equal(together.data["token"].values[2], alone.data["token"].values[0])
-    quiet = denoise(FakeNetwork(), tokens, policy="mgdm", options={"calls": 8})
+    quiet = denoise(FakeNetwork(), tokens, Decoding("mgdm", {"calls": 8}))
     assert not np.array_equal(together.data["token"].values, quiet.data["token"].values)
 
 
@@ -342,7 +394,7 @@ def test_edits_are_told_which_samples_and_canvases_a_call_reads() -> None:
     tokens = torch.tensor([[MASK, 1, MASK, MASK], [MASK, 2, 3, 4], [5, MASK, MASK, 6]])
     network = FakeNetwork()
     contexts: list[StepContext] = []
-    run = denoise(network, tokens, policy="sequential", edits=lambda context: contexts.append(context) or {})
+    run = denoise(network, tokens, "sequential", edits=lambda context: contexts.append(context) or {})
     assert [context.step for context in contexts] == [1, 2, 3]
     assert [context.rows.tolist() for context in contexts] == [[0, 1, 2], [0, 2], [0]]
     for context, read in zip(contexts, network.read, strict=True):
@@ -381,23 +433,11 @@ def test_an_edit_of_an_unknown_place_is_an_error(tiny_model: Callable[..., Any])
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("asked", "error", "message"),
-    [
-        ({"steps": 0}, PolicyError, "steps is 0; it must be at least 1"),
-        ({"temperature": -1.0}, PolicyError, "temperature is -1.0; it must be 0"),
-        ({"temperature": float("nan")}, PolicyError, "temperature is nan"),
-        ({"temperature": float("inf")}, PolicyError, "temperature is inf"),
-        ({"seed": -1}, PolicyError, "seed is -1"),
-        ({"policy": "best"}, PolicyError, "unknown policy 'best'; choose from random, low_confidence"),
-        ({"options": {"threshold": 0.5}}, PolicyError, "'low_confidence' has no option 'threshold'; it has none"),
-        ({"policy": "threshold", "options": {"threshold": 2.0}}, PolicyError, "threshold is 2.0; it must lie in 0 to 1"),
-        ({"sample_ids": [0]}, PromptError, "1 sample_ids for 2 samples"),
-    ],
-)
-def test_a_bad_argument_is_named(asked: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        denoise(FakeNetwork(), prompts(2, 5), **asked)
+def test_what_a_policy_does_not_allow_is_named_at_the_call() -> None:
+    with pytest.raises(PolicyError, match=r"threshold is 2\.0; it must lie in 0 to 1"):
+        denoise(FakeNetwork(), prompts(2, 5), Decoding("threshold", {"threshold": 2.0}))
+    with pytest.raises(PromptError, match="1 sample_ids for 2 samples"):
+        denoise(FakeNetwork(), prompts(2, 5), sample_ids=[1])
 
 
 def test_bad_tokens_are_named(tiny_model: Callable[..., Any]) -> None:

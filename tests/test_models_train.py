@@ -329,6 +329,7 @@ def test_another_safetensors_file_is_no_checkpoint(straight: dict[str, Path], tm
         ({"size": "huge"}, "unknown size 'huge'; choose from nano, mini, tiny, small, flat, base"),
         ({"task": "chess"}, "unknown task 'chess'; choose from sudoku, stories"),
         ({"data": TrainingData(examples=0)}, "examples is 0; it must be greater than 0"),
+        ({"data": TrainingData(sparse=-1)}, "sparse is -1; it must be greater than 0"),
         ({"adaptation": Adaptation("anneal")}, "a causal model is not adapted"),
         ({"objective": "masked", "adaptation": Adaptation("anneal")}, "needs a model to start from; without one choose scratch"),
     ],

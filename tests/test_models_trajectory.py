@@ -10,11 +10,12 @@ import pytest
 import xarray as xr
 import zarr
 
-from models.trajectory import Recorder, State, Trajectory, TrajectoryError
+from models.recorder import Recorder
+from models.trajectory import State, Trajectory, TrajectoryError
 
 M = 11
 ATTRIBUTES = {"model": "m", "fingerprint": "m:0", "task": "sudoku", "policy": "by hand", "options": "{}", "seed": 0}
-P, MASKED, COMMITTED, REVISED, REMASKED = State
+P, MASKED, COMMITTED, REVISED, REMASKED, _ = State
 # One canvas a line; five positions: a prompt (whose token is never read as written), one committed once, one revised, one masked
 # again and rewritten with another token, one masked again and never rewritten.
 HISTORY = [
@@ -37,7 +38,7 @@ def recorded(history: list[list[int]], writable: list[bool] | None = None) -> Tr
     recorder = Recorder(first, first == M if writable is None else np.array([writable]), M)
     for step, canvas in enumerate(history[1:], start=1):
         spoken = {name: np.full(first.shape, step / 10, np.float32) for name in ("confidence", "margin", "entropy")}
-        recorder.add(np.array([0]), np.array([canvas]), np.array([canvas]), spoken)
+        recorder.add(np.array([0]), np.array([canvas]), {"proposal": np.array([canvas]), **spoken})
     return recorder.finish(ATTRIBUTES)
 
 
@@ -45,8 +46,10 @@ def two_samples() -> Trajectory:
     """Returns a trajectory whose second sample ends a call earlier."""
     recorder = Recorder(np.array([[1, M, M], [2, M, 4]]), np.array([[False, True, True], [False, True, False]]), M)
     said = {name: np.array([[0.5, 0.6, 0.7], [0.1, 0.2, 0.3]], np.float32) for name in ("confidence", "margin", "entropy")}
-    recorder.add(np.array([0, 1]), np.array([[1, 5, M], [2, 6, 4]]), np.array([[9, 5, 8], [9, 6, 9]]), said)
-    recorder.add(np.array([0]), np.array([[1, 5, 8]]), np.array([[9, 9, 8]]), {name: values[:1] for name, values in said.items()})
+    said["proposal"] = np.array([[9, 5, 8], [9, 6, 9]])
+    recorder.add(np.array([0, 1]), np.array([[1, 5, M], [2, 6, 4]]), said)
+    later = {name: values[:1] for name, values in said.items()} | {"proposal": np.array([[9, 9, 8]])}
+    recorder.add(np.array([0]), np.array([[1, 5, 8]]), later)
     return recorder.finish(ATTRIBUTES)
 
 
@@ -157,10 +160,10 @@ def edit_attributes(path: Path, **changes: object) -> None:
     (path / "zarr.json").write_text(json.dumps(whole))
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_a_newer_format_is_named(saved: Path, version: object) -> None:
     edit_attributes(saved, format_version=version)
-    expect_one_line(saved, "format_version .*; this version of denoscope reads 1")
+    expect_one_line(saved, "format_version .*; this version of denoscope reads 2")
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)

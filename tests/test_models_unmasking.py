@@ -1,150 +1,320 @@
 """Every policy alone: what it does with given scores."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from models.denoise import score
-from models.unmasking import POLICIES, PolicyError, Scores, Turn, policy_options, resolve_policy
+from models.turn import Move, PolicyError, Scores, Turn
+from models.unmasking import POLICIES, policy_options, resolve_policy
+
+MASK = 11
+Uniform = Callable[[], Tensor]
 
 
-def turn_of(scores: Scores, masked: Any, *, step: int = 1, steps: int | None = None, writable: Any = None, noise: Any = None) -> Turn:
+def streams(rows: range, pos: int, seed: int) -> Uniform:
+    """Returns a source of uniform numbers in which each row has its own stream."""
+    generators = [torch.Generator().manual_seed(1000 * seed + row) for row in rows]
+    return lambda: torch.stack([torch.rand(pos, generator=generator) for generator in generators])
+
+
+def always(*numbers: float) -> Uniform:
+    return lambda: torch.tensor([numbers])
+
+
+def turn_of(
+    scores: Scores,
+    masked: Any,
+    *,
+    step: Any = 1,
+    steps: Any = None,
+    writable: Any = None,
+    tokens: Any = None,
+    written_with: Any = None,
+    uniform: Uniform | None = None,
+) -> Turn:
     """Returns a turn in which everything writable is masked, unless said otherwise."""
     masked = torch.as_tensor(masked)
-    writable = masked if writable is None else writable
-    drawn = torch.zeros(masked.shape) if noise is None else noise
-    return Turn(scores, masked, writable, step, steps, lambda: drawn)
+    batch, pos = masked.shape
+    return Turn(
+        scores,
+        torch.where(masked, MASK, 0) if tokens is None else torch.as_tensor(tokens),
+        masked,
+        masked if writable is None else torch.as_tensor(writable),
+        torch.full(masked.shape, math.nan) if written_with is None else torch.as_tensor(written_with),
+        torch.as_tensor(step).expand(batch),
+        None if steps is None else torch.as_tensor(steps).expand(batch),
+        streams(range(batch), pos, 0) if uniform is None else uniform,
+    )
 
 
-def some_turn(batch: int, pos: int, seed: int, *, step: int = 1, steps: int | None = None) -> Turn:
+def scores_of(logits: Tensor) -> Scores:
+    """Returns what a prediction without the mask token says."""
+    probabilities = logits.softmax(-1)
+    best = probabilities.topk(2, dim=-1)
+    entropy = -(probabilities * probabilities.log()).sum(-1)
+    return Scores(best.indices[..., 0], best.values[..., 0], best.values[..., 0] - best.values[..., 1], entropy)
+
+
+def some_turn(batch: int, pos: int, seed: int, *, step: Any = 1, steps: Any = None) -> Turn:
     """Returns a turn of random logits, where each row has something masked, something written and something to be left alone."""
     generator = torch.Generator().manual_seed(seed)
     masked = torch.rand(batch, pos, generator=generator) < 0.6
     masked[:, seed % pos] = True
     writable = masked | (torch.rand(batch, pos, generator=generator) < 0.5)
-    found = score(2 * torch.randn(batch, pos, 12, generator=generator), 11)
-    return turn_of(found, masked, step=step, steps=steps, writable=writable, noise=torch.rand(batch, pos, generator=generator))
+    written_with = torch.rand(batch, pos, generator=generator).masked_fill(masked | ~writable, math.nan)
+    tokens = torch.randint(11, (batch, pos), generator=generator).masked_fill(masked, MASK)
+    scores = scores_of(2 * torch.randn(batch, pos, 11, generator=generator))
+    uniform = streams(range(batch), pos, seed)
+    return turn_of(scores, masked, step=step, steps=steps, writable=writable, tokens=tokens, written_with=written_with, uniform=uniform)
 
 
-FILLING = [name for name in POLICIES if name != "mgdm"]
-"""Policies that write each masked position once and take nothing back."""
-step_and_budget = st.tuples(st.integers(1, 12), st.none() | st.integers(1, 12))
+def row_of(turn: Turn, row: int, seed: int) -> Turn:
+    """Returns one row of ``some_turn`` on its own, with its own random numbers."""
+    one = slice(row, row + 1)
+    values = {name: getattr(turn, name)[one] for name in ("tokens", "masked", "writable", "written_with", "step")}
+    scores = Scores(*(getattr(turn.scores, name)[one] for name in ("proposal", "confidence", "margin", "entropy")))
+    steps = None if turn.steps is None else turn.steps[one]
+    return Turn(scores=scores, steps=steps, uniform=streams(range(row, row + 1), turn.masked.shape[1], seed), **values)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@given(batch=st.integers(1, 4), pos=st.integers(1, 9), when=step_and_budget, seed=st.integers(0, 999))
-def test_a_policy_touches_only_what_is_writable(name: str, batch: int, pos: int, when: tuple[int, int | None], seed: int) -> None:
-    turn = some_turn(batch, pos, seed, step=when[0], steps=when[1])
-    move = POLICIES[name](turn)
-    assert not (move.write & ~turn.writable).any()
+def canvas_after(turn: Turn, move: Move) -> Tensor:
+    canvas = torch.where(move.write, turn.scores.proposal, turn.tokens)
     if move.remask is not None:
-        assert not (move.remask & ~turn.writable).any()
-        assert not (move.remask & move.write).any()
+        canvas = canvas.masked_fill(move.remask, MASK)
+    return canvas if move.redraw is None else canvas.masked_fill(move.redraw, 10)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@given(batch=st.integers(1, 4), pos=st.integers(1, 9), budget=st.integers(1, 12), late=st.integers(0, 3), seed=st.integers(0, 999))
-def test_the_last_call_of_a_budget_leaves_nothing_masked(name: str, batch: int, pos: int, budget: int, late: int, seed: int) -> None:
-    turn = some_turn(batch, pos, seed, step=budget + late, steps=budget)
-    move = POLICIES[name](turn)
-    assert not move.more
-    assert not (move.applied(torch.where(turn.masked, 11, 0), turn.scores.proposal, 11) == 11).any()
+def more_of(move: Move) -> Tensor:
+    return torch.zeros(len(move.write), dtype=torch.bool) if move.more is None else move.more
 
 
-@pytest.mark.parametrize("name", FILLING)
-@given(batch=st.integers(1, 4), pos=st.integers(1, 9), when=step_and_budget, seed=st.integers(0, 999))
-def test_a_filling_policy_takes_masked_positions_and_its_quota(
-    name: str, batch: int, pos: int, when: tuple[int, int | None], seed: int
-) -> None:
-    turn = some_turn(batch, pos, seed, step=when[0], steps=when[1])
-    move = POLICIES[name](turn)
-    assert move.remask is None
-    assert not move.more
-    assert not (move.write & ~turn.masked).any()
-    if name == "threshold":
-        assert (move.write.sum(1) >= turn.quota).all()
-    else:
-        assert torch.equal(move.write.sum(1), turn.quota)
+def sure_of(confidence: list[list[float]]) -> Scores:
+    """Returns scores that propose token 0 everywhere, sorted alike by confidence, margin and entropy."""
+    values = torch.tensor(confidence)
+    return Scores(torch.zeros(values.shape, dtype=torch.long), values, values, 1 - values)
 
 
-@given(masked=st.integers(1, 40), step=st.integers(1, 50), steps=st.none() | st.integers(1, 50))
-def test_the_quota_is_what_is_left_over_the_calls_that_are_left(masked: int, step: int, steps: int | None) -> None:
-    quota = int(turn_of(some_turn(1, 1, 0).scores, torch.ones(1, masked, dtype=torch.bool), step=step, steps=steps).quota)
-    calls_left = None if steps is None else max(1, steps - step + 1)
-    assert quota == (1 if calls_left is None else math.ceil(masked / calls_left))
+def where(chosen: Tensor | None) -> list[list[int]]:
+    assert chosen is not None
+    return [torch.nonzero(row).flatten().tolist() for row in chosen]
 
 
 ORDERS = {
     "random": lambda turn: turn.uniform(),
     "low_confidence": lambda turn: turn.scores.confidence,
+    "maskgit_plus": lambda turn: turn.scores.confidence,
     "topk_margin": lambda turn: turn.scores.margin,
     "entropy": lambda turn: -turn.scores.entropy,
     "sequential": lambda turn: -torch.arange(float(turn.masked.shape[1])).expand(turn.masked.shape),
     "threshold": lambda turn: turn.scores.confidence,
+    "factor": lambda turn: turn.scores.confidence,
+    "low_confidence_static": lambda turn: turn.scores.confidence,
+    "low_confidence_dynamic": lambda turn: turn.scores.confidence,
+    "entropy_bounded": lambda turn: -turn.scores.entropy,
 }
+"""Policies that write each masked position once and take nothing back, and what they put first."""
+SURE: dict[str, dict[str, float]] = {
+    "threshold": {"threshold": 1.0},
+    "factor": {"factor": 0.0},
+    "low_confidence_dynamic": {"threshold": 1.0},
+    "entropy_bounded": {"entropy_bound": 0.0},
+}
+"""Of these, the ones that may write more than their quota, with options that keep them from it."""
+REWRITING = ["mgdm", "remdm_cap", "remdm_rescale", "remdm_conf", "remdm_loop", "token_editing", "uniform_renoise"]
+CLOCKED = {
+    "ddpm": 128,
+    "ddpm_cache": 128,
+    "mgdm": 20,
+    **dict.fromkeys((name for name in POLICIES if "remdm" in name), 128),
+    "uniform_renoise": 48,
+}
+"""Policies that have a number of steps of their own where there is no budget."""
+sizes = {"batch": st.integers(1, 4), "pos": st.integers(1, 9), "seed": st.integers(0, 999)}
+few = settings(max_examples=25)
+clocks = st.lists(st.integers(1, 12), min_size=4, max_size=4)
 
 
-def test_every_filling_policy_has_its_order_here() -> None:
-    assert set(ORDERS) == set(FILLING)
+def test_every_policy_is_of_a_known_kind() -> None:
+    assert set(POLICIES) == {*ORDERS, *REWRITING, "ddpm", "ddpm_cache"}
 
 
-@pytest.mark.parametrize("name", FILLING)
+@pytest.mark.parametrize("name", POLICIES)
+@few
+@given(**sizes, step=clocks, steps=st.none() | clocks)
+def test_a_policy_touches_only_what_is_writable_and_each_position_once(
+    name: str, batch: int, pos: int, seed: int, step: list[int], steps: list[int] | None
+) -> None:
+    turn = some_turn(batch, pos, seed, step=step[:batch], steps=steps and steps[:batch])
+    move = POLICIES[name](turn)
+    touched = [chosen for chosen in (move.write, move.remask, move.redraw) if chosen is not None]
+    assert not (torch.stack(touched).any(0) & ~turn.writable).any()
+    assert torch.stack(touched).sum(0).max() <= 1
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@few
+@given(**sizes, steps=clocks, late=st.integers(0, 3))
+def test_the_last_step_of_a_budget_leaves_nothing_masked(name: str, batch: int, pos: int, seed: int, steps: list[int], late: int) -> None:
+    budget = torch.tensor(steps[:batch])
+    turn = some_turn(batch, pos, seed, step=budget + late, steps=budget)
+    move = POLICIES[name](turn)
+    assert not more_of(move).any()
+    assert not (canvas_after(turn, move) == MASK).any()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@few
+@given(**sizes, step=clocks, steps=st.none() | clocks)
+def test_a_row_does_not_depend_on_the_others(name: str, batch: int, pos: int, seed: int, step: list[int], steps: list[int] | None) -> None:
+    def turn() -> Turn:
+        return some_turn(batch, pos, seed, step=step[:batch], steps=steps and steps[:batch])
+
+    together = POLICIES[name](turn())
+    for row in range(batch):
+        alone = POLICIES[name](row_of(turn(), row, seed))
+        for part in ("write", "remask", "redraw", "more", "steps"):
+            whole, one = getattr(together, part), getattr(alone, part)
+            assert (whole is None) == (one is None)
+            assert whole is None or torch.equal(whole[row : row + 1], one)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("steps", [None, [1, 2, 7, 30]])
+def test_a_run_ends_within_its_budget_or_its_own_number_of_steps(name: str, steps: list[int] | None) -> None:
+    pos, generator, uniform = 9, torch.Generator().manual_seed(0), streams(range(4), 9, 1)
+    tokens, step, active = torch.full((4, pos), MASK), torch.ones(4, dtype=torch.long), torch.ones(4, dtype=torch.bool)
+    own = {"token_editing": pos + 16} | CLOCKED
+    allowed = torch.tensor(steps or [own.get(name, pos)] * 4)
+    while active.any():
+        scores = scores_of(4 * torch.randn(4, pos, 11, generator=generator))
+        known = torch.where(tokens == MASK, math.nan, 0.5)
+        every = torch.ones_like(tokens, dtype=torch.bool)
+        turn = turn_of(scores, tokens == MASK, step=step, steps=steps, writable=every, tokens=tokens, written_with=known, uniform=uniform)
+        move = POLICIES[name](turn)
+        assert (step[active] <= allowed[active]).all()
+        tokens = torch.where(active[:, None], canvas_after(turn, move), tokens)
+        step = step + (1 if move.steps is None else move.steps)
+        active &= (tokens == MASK).any(1) | more_of(move)
+    assert not (tokens == MASK).any()
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@few
+@given(**sizes, step=clocks, steps=st.none() | clocks)
+def test_a_filling_policy_takes_masked_positions_and_its_quota(
+    name: str, batch: int, pos: int, seed: int, step: list[int], steps: list[int] | None
+) -> None:
+    turn = some_turn(batch, pos, seed, step=step[:batch], steps=steps and steps[:batch])
+    move = POLICIES[name](turn)
+    assert (move.remask, move.redraw, move.more, move.steps) == (None, None, None, None)
+    assert not (move.write & ~turn.masked).any()
+    written = move.write.sum(1)
+    assert (written >= turn.quota).all() if name in SURE else torch.equal(written, turn.quota)
+
+
+@given(masked=st.integers(1, 40), step=st.integers(1, 50), steps=st.none() | st.integers(1, 50))
+def test_the_quota_is_what_is_left_over_the_steps_that_are_left(masked: int, step: int, steps: int | None) -> None:
+    quota = int(turn_of(sure_of([[0.5] * masked]), torch.ones(1, masked, dtype=torch.bool), step=step, steps=steps).quota)
+    assert quota == (1 if steps is None else math.ceil(masked / max(1, steps - step + 1)))
+
+
+@pytest.mark.parametrize("name", ORDERS)
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("steps", [None, 1, 2, 3])
-def test_a_policy_takes_the_first_of_its_order(name: str, seed: int, steps: int | None) -> None:
+@pytest.mark.parametrize("steps", [None, 1, [1, 2, 3]])
+def test_a_policy_takes_the_first_of_its_order(name: str, seed: int, steps: Any) -> None:
     turn = some_turn(3, 8, seed, steps=steps)
-    options = {"threshold": 1.0} if name == "threshold" else {}
-    chosen = POLICIES[name](turn, **options).write
-    for row, order in enumerate(ORDERS[name](turn)):
+    chosen = where(POLICIES[name](turn, **SURE.get(name, {})).write)
+    for row, order in enumerate(ORDERS[name](some_turn(3, 8, seed, steps=steps))):
         masked = torch.nonzero(turn.masked[row]).flatten().tolist()
         best = sorted(masked, key=lambda position: -float(order[position]))[: int(turn.quota[row])]
-        assert torch.nonzero(chosen[row]).flatten().tolist() == sorted(best)
+        assert chosen[row] == sorted(best)
 
 
-@pytest.mark.parametrize("name", ["low_confidence", "topk_margin", "entropy", "threshold"])
+@pytest.mark.parametrize("name", sorted(set(ORDERS) - {"random"}))
 def test_ties_go_to_the_leftmost(name: str) -> None:
-    flat = torch.full((1, 6), 0.5)
     masked = torch.tensor([[False, True, True, False, True, True]])
-    chosen = POLICIES[name](turn_of(Scores(torch.zeros(1, 6, dtype=torch.long), flat, flat, flat), masked, steps=2)).write
-    assert torch.nonzero(chosen[0]).flatten().tolist() == [1, 2]
+    chosen = POLICIES[name](turn_of(sure_of([[0.5] * 6]), masked, steps=2), **SURE.get(name, {})).write
+    assert where(chosen) == [[1, 2]]
 
 
-def sure_of(confidence: list[list[float]]) -> Scores:
-    values = torch.tensor(confidence)
-    return Scores(torch.zeros(values.shape, dtype=torch.long), values, values, values)
+@pytest.mark.parametrize("name", ["maskgit_plus", "topk_margin", "entropy"])
+def test_above_temperature_0_positions_are_drawn_from_the_softmax_of_their_score(name: str) -> None:
+    row = [0.9, 0.6, 0.2, 0.99]
+    masked = torch.tensor([[True, True, True, False]]).expand(8000, 4)
+    chosen = POLICIES[name](turn_of(sure_of([row] * 8000), masked, uniform=lambda: noise), alg_temp=0.5)
+    shares = chosen.write.float().mean(0)
+    expected = (torch.tensor(row[:3]) / 0.5).softmax(0)
+    assert torch.allclose(shares[:3], expected, atol=0.02)
+    assert shares[3] == 0
 
 
-def test_threshold_takes_all_that_are_sure_and_the_best_where_none_is() -> None:
+noise = torch.rand(8000, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_threshold_takes_all_that_are_as_sure_and_the_best_where_none_is() -> None:
     scores = sure_of([[0.95, 0.2, 0.97, 0.9], [0.1, 0.4, 0.3, 0.2]])
-    chosen = POLICIES["threshold"](turn_of(scores, torch.ones(2, 4, dtype=torch.bool)), threshold=0.95).write
-    assert chosen.tolist() == [[True, False, True, False], [False, True, False, False]]
+    turn = turn_of(scores, torch.ones(2, 4, dtype=torch.bool))
+    assert where(POLICIES["threshold"](turn, threshold=0.95).write) == [[0, 2], [1]]
+    assert where(POLICIES["low_confidence_dynamic"](turn, threshold=0.95).write) == [[2], [1]]
+
+
+def test_low_confidence_dynamic_falls_back_on_the_static_rule() -> None:
+    turn = turn_of(sure_of([[0.5, 0.9, 0.3, 0.7]]), torch.ones(1, 4, dtype=torch.bool), steps=2)
+    for threshold, written in ((0.8, [1, 3]), (0.4, [0, 1, 3])):
+        assert where(POLICIES["low_confidence_dynamic"](turn, threshold=threshold).write) == [written]
+    assert where(POLICIES["low_confidence_static"](turn).write) == [[1, 3]]
+
+
+@pytest.mark.parametrize(("factor", "written"), [(2.01, [0, 1, 2, 3]), (1.0, [0, 1, 3]), (0.16, [1, 3]), (0.1, [3]), (0.01, [3])])
+def test_factor_takes_the_most_for_which_the_least_sure_is_sure_enough(factor: float, written: list[int]) -> None:
+    """Sorted, (n + 1) (1 - c_n) is 0.02, 0.15, 0.4 and 2."""
+    turn = turn_of(sure_of([[0.9, 0.95, 0.6, 0.99]]), torch.ones(1, 4, dtype=torch.bool))
+    assert where(POLICIES["factor"](turn, factor=factor).write) == [written]
+
+
+@pytest.mark.parametrize(("bound", "written"), [(0.3, [0, 1, 2, 3]), (0.1, [0, 1, 2]), (0.05, [0, 1]), (0.0, [1])])
+def test_entropies_but_the_largest_sum_to_the_bound_at_most(bound: float, written: list[int]) -> None:
+    """Sorted, the sums of those before are 0, 0.04, 0.09 and 0.29."""
+    scores = replace(sure_of([[0.5] * 4]), entropy=torch.tensor([[0.05, 0.04, 0.2, 0.3]]))
+    turn = turn_of(scores, torch.ones(1, 4, dtype=torch.bool))
+    assert where(POLICIES["entropy_bounded"](turn, entropy_bound=bound).write) == [written]
+    move = POLICIES["uniform_renoise"](turn, entropy_bound=bound)
+    assert where(move.write) == [written]
+    assert where(move.redraw) == [[position for position in range(4) if position not in written]]
+
+
+def test_uniform_renoise_decides_written_positions_anew_until_the_last_step_writes_all() -> None:
+    scores, nowhere = sure_of([[1.0, 0.5, 0.4, 1.0]]), torch.zeros(1, 4, dtype=torch.bool)
+    first, last = (
+        POLICIES["uniform_renoise"](turn_of(scores, nowhere, step=step, steps=5, writable=[[True, True, True, False]])) for step in (4, 5)
+    )
+    assert (where(first.write), where(first.redraw)) == ([[0, 1]], [[2]])
+    assert (where(last.write), where(last.redraw)) == ([[0, 1, 2]], [[]])
+    assert (first.more.tolist(), last.more.tolist()) == ([True], [False])
 
 
 def test_mgdm_masks_the_least_probable_again_whether_or_not_they_were_written() -> None:
     scores = sure_of([[0.9, 0.1, 0.8, 0.3, 0.2, 0.05]])
     masked = torch.tensor([[True, False, True, False, False, False]])
-    writable = torch.tensor([[True, True, True, True, True, False]])
-    move = POLICIES["mgdm"](turn_of(scores, masked, step=2, steps=4, writable=writable))
-    assert move.write.tolist() == [[True, False, True, True, False, False]]
-    assert move.remask is not None
-    assert move.remask.tolist() == [[False, True, False, False, True, False]]
-    assert move.more
-    canvas = torch.tensor([[11, 5, 11, 5, 5, 7]])
-    assert move.applied(canvas, scores.proposal, 11).tolist() == [[0, 11, 0, 0, 11, 7]]
+    turn = turn_of(scores, masked, step=2, steps=4, writable=[[True] * 5 + [False]], tokens=[[MASK, 5, MASK, 5, 5, 7]])
+    move = POLICIES["mgdm"](turn)
+    assert (where(move.write), where(move.remask), move.more.tolist()) == ([[0, 2, 3]], [[1, 4]], [True])
+    assert canvas_after(turn, move).tolist() == [[0, MASK, 0, 0, MASK, 7]]
 
 
 def test_mgdm_without_a_budget_takes_the_papers_20_calls() -> None:
-    for step in range(1, 21):
-        turn = some_turn(1, 9, 0, step=step)
-        move = POLICIES["mgdm"](turn)
-        assert int(move.write.sum()) == turn.writable.sum() - turn.writable.sum() * (20 - step) // 20
-        assert move.more == (step < 20)
-    assert POLICIES["mgdm"](some_turn(1, 9, 0, step=4), calls=4).more is False
+    turn = some_turn(20, 9, 0, step=range(1, 21))
+    n, move = turn.writable.sum(1), POLICIES["mgdm"](turn)
+    assert torch.equal(move.write.sum(1), n - n * torch.arange(19, -1, -1) // 20)
+    assert move.more.tolist() == [True] * 19 + [False]
+    assert POLICIES["mgdm"](some_turn(1, 9, 0, step=4), calls=4).more.tolist() == [False]
 
 
 def test_the_noise_of_mgdm_moves_what_is_masked_and_fades() -> None:
@@ -155,27 +325,162 @@ def test_the_noise_of_mgdm_moves_what_is_masked_and_fades() -> None:
     assert torch.equal(late, POLICIES["mgdm"](turns[2]).write)
 
 
+def rates(name: str, step: int, steps: int, **options: float) -> tuple[float, float]:
+    """Returns with what probability a policy writes a masked position, and masks a written one again."""
+    n = 4000
+    masked = torch.arange(2 * n)[None] < n
+    grid = ((torch.arange(n) + 0.5) / n).repeat(2)[None]
+    every, scores = torch.ones_like(masked), sure_of([[0.5] * (2 * n)])
+    move = POLICIES[name](turn_of(scores, masked, step=step, steps=steps, writable=every, uniform=lambda: grid), **options)
+    return int(move.write.sum()) / n, 0.0 if move.remask is None else int(move.remask.sum()) / n
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "step", "steps", "write", "remask"),
     [
-        ({"calls": 0}, "calls is 0; it must be at least 1"),
-        ({"noise": -1.0}, "noise is -1.0; it must be 0"),
-        ({"noise": float("nan")}, "noise is nan; it must be 0"),
+        ("ddpm", {}, 1, 4, 1 / 4, 0),
+        ("ddpm", {}, 3, 4, 1 / 2, 0),
+        ("ddpm", {}, 4, 4, 1, 0),
+        ("remdm_cap", {"eta": 0.3}, 1, 4, 1 / 4, 0.3),
+        ("remdm_cap", {"eta": 0.3}, 2, 4, (0.5 - 0.7 * 0.25) / 0.75, 0.3),
+        ("remdm_cap", {"eta": 0.9}, 3, 4, 1, 0.5),
+        ("remdm_cap", {"eta": 0.9}, 4, 4, 1, 0),
+        ("remdm_cap", {"eta": 1.0}, 1, 1, 1, 0),
+        ("remdm_rescale", {"eta": 0.5}, 2, 4, (0.5 - 0.5 * 0.25) / 0.75, 0.5),
+        ("remdm_rescale", {"eta": 0.5}, 3, 4, 0.75, 0.25),
+        ("remdm_loop", {}, 1, 20, 0.1, 0),
+        ("remdm_loop", {}, 9, 20, 0.5, 0),
+        ("remdm_loop", {}, 10, 20, 0.02 * 0.9 / 0.1, 0.02),
+        ("remdm_loop", {}, 19, 20, 0.02 * 0.9 / 0.1, 0.02),
+        ("remdm_loop", {"eta": 0.9}, 12, 20, 1, 0.1 / 0.9),
+        ("remdm_loop", {}, 20, 20, 1, 0),
     ],
 )
-def test_a_bad_option_of_mgdm_is_named(options: dict[str, float], message: str) -> None:
-    with pytest.raises(PolicyError, match=message):
-        POLICIES["mgdm"](some_turn(1, 3, 0), **options)
+def test_rates_are_those_of_the_paper(name: str, options: dict[str, float], step: int, steps: int, write: float, remask: float) -> None:
+    assert rates(name, step, steps, **options) == pytest.approx((write, remask), abs=3e-4)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_a_threshold_outside_0_to_1_is_named(value: float) -> None:
-    with pytest.raises(PolicyError, match=rf"threshold is {value}; it must lie in 0 to 1"):
-        POLICIES["threshold"](some_turn(1, 3, 0), threshold=value)
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 30])
+@pytest.mark.parametrize("eta", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["remdm_cap", "remdm_rescale", "remdm_loop"])
+def test_the_share_that_is_written_grows_as_alpha_whatever_is_masked_again(name: str, eta: float, steps: int) -> None:
+    share = 0.0
+    for step in range(1, steps + 1):
+        write, remask = rates(name, step, steps, eta=eta)
+        share = share * (1 - remask) + (1 - share) * write
+        if name != "remdm_loop":
+            assert share == pytest.approx(step / steps, abs=2e-3)
+        elif 0.05 <= 1 - step / steps <= 0.55:
+            assert share == pytest.approx(0.9, abs=2e-3)
+    assert share == 1
+
+
+def test_remdm_conf_rather_masks_what_was_written_with_little_confidence() -> None:
+    """Weights are exp(-0.9) and exp(-0.2) over their sum, 0.3318 and 0.6682; at step 3 of 4 sigma is half of them."""
+
+    def moved(*uniform: float) -> tuple[list[list[int]], list[list[int]]]:
+        turn = turn_of(
+            sure_of([[0.5] * 4]),
+            [[True, False, False, False]],
+            step=3,
+            steps=4,
+            writable=[[True, True, True, False]],
+            written_with=[[math.nan, 0.9, 0.2, 0.1]],
+            uniform=always(*uniform),
+        )
+        move = POLICIES["remdm_conf"](turn)
+        return where(move.write), where(move.remask)
+
+    assert moved(0.49, 0.165, 0.333, 0.0) == ([[0]], [[1, 2]])
+    assert moved(0.51, 0.167, 0.335, 0.0) == ([[]], [[]])
+
+
+@given(pos=st.integers(1, 9), seed=st.integers(0, 999), step=st.integers(1, 12), steps=st.integers(1, 12))
+def test_ddpm_cache_does_what_the_first_step_of_ddpm_that_writes_does(pos: int, seed: int, step: int, steps: int) -> None:
+    turn, cached = (some_turn(1, pos, seed, step=step, steps=steps) for _ in range(2))
+    passed = 0
+    while not (move := POLICIES["ddpm"](replace(turn, step=turn.step + passed))).write.any():
+        passed += 1
+    leap = POLICIES["ddpm_cache"](cached)
+    assert torch.equal(leap.write, move.write)
+    assert leap.steps.tolist() == [passed + 1]
+
+
+@pytest.mark.parametrize(("name", "calls"), CLOCKED.items())
+def test_without_a_budget_a_clock_has_the_published_number_of_steps(name: str, calls: int) -> None:
+    turn = some_turn(1, 9, 0, step=calls)
+    assert not (canvas_after(turn, POLICIES[name](turn)) == MASK).any()
+    assert POLICIES[name](some_turn(1, 9, 0, step=7), calls=7).write[turn.masked].all()
+    assert policy_options(name)["calls"] == calls
+
+
+def edited(masked: list[bool], *, step: int, steps: int | None = None, **options: float) -> Move:
+    scores = replace(sure_of([[0.8, 0.6, 0.6, 0.4, 0.9]]), proposal=torch.tensor([[1, 2, 3, 4, 5]]))
+    tokens = torch.tensor([[9, 9, 3, 9, 9]]).masked_fill(torch.tensor([masked]), MASK)
+    writable = [[True, True, True, True, False]]
+    return POLICIES["token_editing"](turn_of(scores, [masked], step=step, steps=steps, writable=writable, tokens=tokens), **options)
+
+
+def test_token_editing_fills_what_is_sure_and_rewrites_what_it_would_now_write_otherwise() -> None:
+    move = edited([True, False, False, True, False], step=2)
+    assert (where(move.write), move.steps.tolist(), move.more.tolist()) == ([[0, 1]], [1], [True])
+    assert where(edited([True, False, False, True, False], step=2, threshold=0.9).write) == [[0, 1]]
+    assert where(edited([True, False, False, True, False], step=2, threshold=0.3).write) == [[0, 1, 3]]
+    assert where(edited([False] * 5, step=5).write) == [[0, 1]]
+    assert where(edited([False] * 5, step=5, editing_threshold=0.6).write) == [[0]]
+    assert where(edited([False] * 5, step=5, editing_threshold=0.0).write) == [[0, 1, 3]]
+
+
+def test_token_editing_ends_where_nothing_is_masked_and_nothing_changes() -> None:
+    assert edited([False] * 5, step=5).more.tolist() == [True]
+    assert edited([False] * 5, step=5, editing_threshold=0.8).more.tolist() == [False]
+
+
+@pytest.mark.parametrize("steps", [None, 50])
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_token_editing_ends_so_many_rounds_after_the_last_mask(steps: int | None, rounds: int) -> None:
+    step, turns = 2, 0
+    move = edited([True, False, False, False, False], step=step, steps=steps, max_post_steps=rounds)
+    while move.more.any():
+        step += int(move.steps)
+        turns += 1
+        move = edited([False] * 5, step=step, steps=steps, max_post_steps=rounds)
+    assert turns == rounds
+
+
+SHARE = "it must lie in 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "rule"),
+    [
+        *((name, "calls", value, "it must be at least 1") for name in CLOCKED for value in (0, -3)),
+        *((name, "eta", value, SHARE) for name in CLOCKED if "remdm" in name for value in (-0.1, 1.1, math.nan)),
+        *(
+            (name, "threshold", value, SHARE)
+            for name in ("threshold", "low_confidence_dynamic", "token_editing")
+            for value in (-0.1, math.nan)
+        ),
+        *((name, "alg_temp", -1.0, "it must be 0") for name in ("maskgit_plus", "topk_margin", "entropy")),
+        *((name, "entropy_bound", value, "it must be 0") for name in ("entropy_bounded", "uniform_renoise") for value in (-1.0, math.nan)),
+        ("factor", "factor", -1.0, "it must be 0"),
+        ("mgdm", "noise", -1.0, "it must be 0"),
+        ("mgdm", "noise", math.nan, "it must be 0"),
+        ("token_editing", "editing_threshold", 2.0, SHARE),
+        ("token_editing", "max_post_steps", -1, "it must be 0"),
+        ("remdm_loop", "t_on", 1.0, "it must be above 0 and below 1"),
+        ("remdm_loop", "t_off", 0.55, "it must be above 0 and below t_on, 0.55"),
+        ("remdm_loop", "t_off", 0.0, "it must be above 0 and below t_on, 0.55"),
+        ("remdm_loop", "alpha_on", 1.0, "it must be above 0 and below 1"),
+    ],
+)
+def test_a_bad_value_of_an_option_is_named_with_its_rule(name: str, option: str, value: float, rule: str) -> None:
+    with pytest.raises(PolicyError, match=f"^{option} is {value}; {rule}"):
+        POLICIES[name](some_turn(1, 3, 0), **{option: value})
 
 
 def test_an_unknown_policy_or_option_names_the_choices() -> None:
-    with pytest.raises(PolicyError, match=r"unknown policy 'greedy'; choose from random, low_confidence, topk_margin"):
+    with pytest.raises(PolicyError, match=r"unknown policy 'greedy'; choose from random, low_confidence, maskgit_plus"):
         resolve_policy("greedy", {})
     with pytest.raises(PolicyError, match="policy 'threshold' has no option 'tau'; it has threshold"):
         resolve_policy("threshold", {"tau": 0.5})
@@ -185,53 +490,21 @@ def test_an_unknown_policy_or_option_names_the_choices() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_options_are_filled_in(name: str) -> None:
-    policy, options = resolve_policy(name, {})
-    assert policy is POLICIES[name]
-    assert options == policy_options(name)
+    assert resolve_policy(name, {}) == policy_options(name)
     assert policy_options("threshold") == {"threshold": 0.999}
-    assert policy_options("mgdm") == {"calls": 20, "noise": 0.0}
+    assert resolve_policy("mgdm", {"noise": 0.5}) == {"calls": 20, "noise": 0.5}
 
 
-@given(
-    batch=st.integers(1, 3),
-    pos=st.integers(1, 5),
-    vocab=st.integers(3, 9),
-    seed=st.integers(0, 999),
-    scale=st.sampled_from([0.0, 1.0, 80.0, 1e4]),
-)
-def test_scores_are_what_numpy_computes(batch: int, pos: int, vocab: int, seed: int, scale: float) -> None:
-    rng = np.random.default_rng(seed)
-    logits = (scale * rng.normal(size=(batch, pos, vocab))).astype(np.float32)
-    mask = int(rng.integers(vocab))
-    found = score(torch.from_numpy(logits), mask)
-    kept = np.delete(logits.astype(np.float64), mask, axis=-1)
-    p = np.exp(kept - kept.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    ordered = np.sort(p, axis=-1)
-    tokens = np.delete(np.arange(vocab), mask)[kept.argmax(-1)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.where(p > 0, p * np.log(p), 0.0).sum(-1)
-    assert (found.proposal.numpy() == tokens).all()
-    np.testing.assert_allclose(found.confidence.numpy(), ordered[..., -1], atol=1e-5)
-    np.testing.assert_allclose(found.margin.numpy(), ordered[..., -1] - ordered[..., -2], atol=1e-5)
-    np.testing.assert_allclose(found.entropy.numpy(), entropy, atol=1e-4)
-    assert all(torch.isfinite(getattr(found, name)).all() for name in ("confidence", "margin", "entropy"))
+def test_options_become_numbers_of_the_kind_of_their_defaults() -> None:
+    found = resolve_policy("mgdm", {"calls": 20.0, "noise": 1})
+    assert [type(value) for value in found.values()] == [int, float]
+    for value in (2.5, math.nan, math.inf):
+        with pytest.raises(PolicyError, match=f"calls is {value}; it must be a whole number"):
+            resolve_policy("ddpm", {"calls": value})
 
 
-def test_the_mask_token_is_never_proposed_however_likely() -> None:
-    logits = torch.zeros(1, 4, 12)
-    logits[..., 11] = 1e6
-    assert (score(logits, 11).proposal != 11).all()
-    noise = 50 * torch.randn(1, 4, 12, generator=torch.Generator().manual_seed(0))
-    assert (score(logits, 11, noise).proposal != 11).all()
-
-
-def test_noise_moves_the_proposal_and_not_the_probabilities() -> None:
-    logits = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
-    plain = score(logits, 11)
-    noisy = score(logits, 11, 100 * torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)))
-    assert not torch.equal(plain.proposal, noisy.proposal)
-    assert torch.equal(plain.entropy, noisy.entropy)
-    assert torch.equal(plain.margin, noisy.margin)
-    kept = logits.index_fill(-1, torch.tensor([11]), -torch.inf)
-    assert torch.allclose(noisy.confidence, kept.softmax(-1).gather(-1, noisy.proposal[..., None])[..., 0])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_says_what_it_returns_and_where_it_was_published(name: str) -> None:
+    said = POLICIES[name].__doc__ or ""
+    assert said.startswith("Returns ")
+    assert any(word in said for word in ("25", "24", "26", "DiffusionGemma", "remdm_cap"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.decoding import Decoding
 from models.facts import CONFIG_KEY, ModelFacts
 from models.families import FAMILIES
 from models.language_model import LanguageModel
@@ -213,12 +214,12 @@ def test_an_impossible_prompt_is_named(text: str, message: str) -> None:
 def test_writing_fills_what_is_asked_and_keeps_the_rest(objective: str, twins: Any) -> None:
     model, prompt = twins(objective), STORIES.parse("Once upon[MASK:4] the end[MASK:2].").repeat(3, 1)
     given = prompt != MASK_ID
-    written = write(model, prompt, temperature=1.0, seed=5)
+    written = write(model, prompt, Decoding("random", temperature=1.0, seed=5))
     assert (written != MASK_ID).all()
     assert (written[given] == prompt[given]).all()
-    assert torch.equal(written, write(model, prompt, temperature=1.0, seed=5))
+    assert torch.equal(written, write(model, prompt, Decoding("random", temperature=1.0, seed=5)))
     assert len({tuple(row) for row in written.tolist()}) == 3
-    greedy = write(model, prompt, policy="low_confidence")
+    greedy = write(model, prompt, Decoding())
     assert (greedy == greedy[0]).all()
 
 

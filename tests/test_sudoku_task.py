@@ -137,7 +137,7 @@ def test_training_batches_are_boards_with_a_solution_of_theirs() -> None:
 
 
 def test_sparse_boards_are_their_share_of_the_draws() -> None:
-    givens = next(SUDOKU.training_batches(TrainingData(examples=60), 600, seed=1)).tokens[:, :81].numpy().astype(np.int8)
+    givens = next(SUDOKU.training_batches(TrainingData(examples=60, sparse=10), 600, seed=1)).tokens[:, :81].numpy().astype(np.int8)
     settled = np.array([search(board).count == 1 for board in givens])
     sparse = ((givens > 0).sum(axis=1) <= 21)[settled].mean()
     assert 0.33 < sparse < 0.47

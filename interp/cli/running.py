@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interp.cli.app import GREATEST_SEED, OutputError, app, out, print_json, progress_bars, whole_folder
+from interp.cli.app import OutputError, app, out, print_json, progress_bars, whole_folder
+from interp.cli.decoding import Policy, Seed, Settings, Steps, decoding_of
 
 if TYPE_CHECKING:
     from interp.narration import Statement
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them) or a model folder.")]
 TaskName = Annotated[str, typer.Option(help="The task the model was trained on.")]
-Policy = Annotated[str, typer.Option(help="Unmasking policy (`denoscope policies` lists them).")]
-Seed = Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Reproduces the run.")]
-Steps = Annotated[int | None, typer.Option(help="At most so many network calls; default: one token a call, or as the policy decides.")]
 
 
 def _load_for(model: str, task: str) -> LanguageModel:
@@ -61,6 +59,7 @@ def evaluate(
     puzzles: Annotated[Path, typer.Option(help="File of puzzles: 81 characters a line, or a quizzes,solutions CSV.")],
     task: TaskName = "sudoku",
     policy: Policy = "low_confidence",
+    settings: Settings = None,
     steps: Steps = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     seed: Seed = 0,
@@ -76,10 +75,11 @@ def evaluate(
     from models.tasks import puzzle_task
     from probes.metrics import bootstrap_mean
 
+    decoding = decoding_of(policy, settings, steps=steps, seed=seed)
     loaded = _load_for(model, task)
     examples = puzzle_task(loaded.task).read(puzzles, limit)
     with progress_bars() as tell:
-        result = run(loaded, examples, policy=policy, steps=steps, seed=seed, on_batch=lambda done, total: tell("boards", done, total))
+        result = run(loaded, examples, decoding, on_batch=lambda done, total: tell("boards", done, total))
     shares = {name: asdict(bootstrap_mean(torch.from_numpy(values), seed=seed)) for name, values in asdict(result.verdicts).items()}
     figures: dict[str, Any] = {
         "model": result.model,
@@ -105,42 +105,52 @@ def evaluate(
 @app.command()
 def trace(
     model: Model,
-    prompt: Annotated[str, typer.Option(help="A puzzle (81 characters, 0 or . where empty), or text; [MASK:n] is n tokens to write.")],
     target: Annotated[Path, typer.Option("--out", help="Where the trajectory goes (Zarr).")],
+    prompt: Annotated[
+        str | None, typer.Option(help="A puzzle (81 characters, 0 or . where empty), or text; [MASK:n] is n tokens to write.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of puzzles, or of texts, one a line: all in one trajectory.")] = None,
     task: TaskName = "sudoku",
     policy: Policy = "low_confidence",
+    settings: Settings = None,
     steps: Steps = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    top_k: Annotated[int, typer.Option(min=0, help="Also record so many most probable tokens of each position.")] = 0,
     seed: Seed = 0,
 ) -> None:
-    """Denoise one prompt and record every step.
+    """Denoise prompts and record every step, streaming to disk.
 
-    Example: `denoscope trace sudoku-diffusion --out board.zarr --prompt "53..7....6..195....98....6.8...6...3[...]8..79"`
+    Example: `denoscope trace sudoku-diffusion --out boards.zarr --prompts boards.txt --policy threshold --set threshold=0.9`
     """
     import torch
 
     from models.denoise import denoise
+    from models.recorder import Record
     from models.tasks import PuzzleTask, text_task
     from models.trajectory import check_free
 
     check_free(target)
+    if (prompt is None) == (prompts is None):
+        raise OutputError("give either --prompt or --prompts, and not both")
+    decoding = decoding_of(policy, settings, steps=steps, seed=seed)
     loaded = _load_for(model, task)
-    examples = loaded.task.parse(prompt)
+    examples = loaded.task.parse(prompt or "") if prompts is None else loaded.task.read(prompts, limit)
     with progress_bars() as tell:
         run = denoise(
             loaded,
             loaded.task.prompt(examples),
-            policy=policy,
-            steps=steps,
-            seed=seed,
+            decoding,
+            record=Record(top_k=top_k, store=target),
             on_step=lambda done, left: tell("denoise", done, done + left),
         )
-    run.save(target)
     written = torch.from_numpy(run.tokens(-1))
+    out.print(f"{target}: {run.n_samples} prompts, at most {run.n_steps} network calls, {policy}", markup=False)
     if isinstance(loaded.task, PuzzleTask):
-        ended = "solved" if loaded.task.verify(written, examples).exact[0] else "not solved"
+        exact = loaded.task.verify(written, examples).exact
+        out.print(f"{int(exact.sum())} of {len(exact)} solved")
     else:
-        ended = text_task(loaded.task).decode(written)[0]
-    out.print(f"{target}: {run.n_steps} network calls, {policy}; {ended}", markup=False)
+        for text in text_task(loaded.task).decode(written):
+            out.print(text, markup=False)
 
 
 @app.command()

@@ -31,6 +31,8 @@ def study(
     `sudoku_pair` measures the two sudoku models: boards solved by difficulty and policy, by number of network calls, in which order, and
     what the left-to-right model knows before it writes it.
 
+    `policies` runs every unmasking policy on the same boards: solved, calls, cells taken back, order.
+
     `adaptation` trains: it grows diffusion models by each method and compares them. Interrupt it as you like: the same command goes on.
 
     Example: `denoscope study sudoku_pair --out runs/pair --scale small`

@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from interp.cli.app import GREATEST_SEED, app, out, print_json, progress_bars
-from interp.cli.running import Model, Policy, Steps
+from interp.cli.decoding import Policy, Settings, Steps, decoding_of
+from interp.cli.running import Model
 
 
 @app.command()
@@ -19,6 +20,7 @@ def write(
     n: Annotated[int, typer.Option("--n", min=1, help="How many texts.")] = 1,
     temperature: Annotated[float, typer.Option(help="0 writes the most probable token.")] = 0.8,
     policy: Policy = "random",
+    settings: Settings = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Reproduces the texts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
@@ -31,19 +33,12 @@ def write(
     from models.tasks import text_task
     from models.writing import write as run
 
+    decoding = decoding_of(policy, [f"temperature={temperature}", *(settings or ())], steps=steps, seed=seed)
     loaded = load(model)
     task = text_task(loaded.task)
     prompts = task.prompt(task.parse(prompt)).repeat(n, 1)
     with progress_bars() as tell:
-        written = run(
-            loaded,
-            prompts,
-            policy=policy,
-            steps=steps,
-            temperature=temperature,
-            seed=seed,
-            on_step=lambda done, left: tell("tokens", done, done + left),
-        )
+        written = run(loaded, prompts, decoding, on_step=lambda done, left: tell("tokens", done, done + left))
     texts = task.decode(written)
     if as_json:
         print_json({"model": model, "prompt": prompt, "policy": policy, "temperature": temperature, "seed": seed, "texts": texts})

@@ -91,6 +91,7 @@ def train(
     examples: Annotated[int | None, typer.Option(help="Puzzles generated before augmentation (default 100,000).")] = None,
     mix: Annotated[list[str] | None, typer.Option(help="LEVEL=SHARE of the puzzles; repeat, shares add up to 1.")] = None,
     givens: Annotated[tuple[int, int] | None, typer.Option(help="Fewest and most givens that the puzzles aim at.")] = None,
+    sparse: Annotated[int | None, typer.Option(help="Also so many puzzles of 21 givens at most, a fifth of a second each.")] = None,
     files: Files = None,
     seed: Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Of weights, data, augmentation and masks.")] = 0,
 ) -> None:
@@ -123,7 +124,7 @@ def train(
         steps=steps,
         minutes=minutes,
         batch=batch,
-        data=TrainingData(examples=examples, mix=_mix(mix), givens=givens, files=tuple(map(str, files or ()))),
+        data=TrainingData(examples=examples, mix=_mix(mix), givens=givens, sparse=sparse, files=tuple(map(str, files or ()))),
         seed=seed,
     )
     with training_bar(target) as show:

@@ -2,10 +2,12 @@
 
 from interp.studies.adaptation import ADAPTATION
 from interp.studies.base import Study, StudyError, StudyReport, read_study, run_study, write_study
+from interp.studies.policies import UNMASKING
 from interp.studies.sudoku_pair import SUDOKU_PAIR
 
 STUDIES: dict[str, Study] = {
     "adaptation": ADAPTATION,
+    "policies": UNMASKING,
     "sudoku_pair": SUDOKU_PAIR,
 }
 

@@ -19,6 +19,7 @@ from interp.report import Estimate
 from interp.statistics import Measured, Statistic
 from interp.studies.base import Request, Study
 from models.adapt import Adaptation
+from models.decoding import Decoding
 from models.evaluate import evaluate
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
@@ -123,7 +124,7 @@ def _train(plan: TrainingPlan, out: Path, sizes: Sizes) -> Course:
     def measure(status: TrainingStatus, snapshot: Callable[[], LanguageModel]) -> None:
         if status.step in course.steps or (status.step % sizes.every and status.progress < 1):
             return
-        found = evaluate(snapshot(), boards, policy="threshold", steps=CALLS)
+        found = evaluate(snapshot(), boards, Decoding("threshold", steps=CALLS))
         course.steps.append(status.step)
         course.seconds.append(status.seconds - course.measuring[0])
         course.exact.append(float(found.verdicts.exact.mean()))

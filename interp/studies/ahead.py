@@ -15,9 +15,9 @@ from interp.harvest import activations_at
 from interp.report import Estimate
 from interp.statistics import Measured, Statistic
 from interp.transfer import estimate, shuffled_weights
-from models.denoise import write_left_to_right
 from models.hookpoints import HookPoint, resid_post
 from models.language_model import LanguageModel
+from models.left_to_right import write_left_to_right
 from models.tasks.sudoku.generator import Puzzles
 from models.tasks.sudoku.task import MASK_ID, SUDOKU
 from probes.controls import shuffle_labels

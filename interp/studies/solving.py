@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int, Int8
-from scipy.stats import kendalltau
 
+from interp.dynamics import tau_b
 from interp.report import Estimate
 from interp.statistics import Coordinate, Measured, Statistic
 from interp.studies.base import StudyError
 from interp.transfer import estimate
+from models.decoding import Decoding
 from models.evaluate import Evaluation, evaluate
 from models.language_model import LanguageModel
 from models.tasks.sudoku.board import N_CELLS
@@ -99,7 +99,7 @@ def solve_in_budgets(models: Sequence[LanguageModel], boards: Puzzles, seed: int
 def _solve(asked: Sequence[_Asked], seed: int, on_board: Callable[[int, int], None]) -> Iterator[Solved]:
     total, before = sum(len(one.puzzles) for one in asked), 0
     for one in asked:
-        evaluation = evaluate(one.model, one.puzzles, policy=one.policy, steps=one.budget or None, seed=seed)
+        evaluation = evaluate(one.model, one.puzzles, Decoding(one.policy, steps=one.budget or None, seed=seed))
         before += len(one.puzzles)
         on_board(before, total)
         yield Solved(one.boards, one.budget, evaluation)
@@ -181,17 +181,6 @@ def budget_statistic(runs: Sequence[Solved], seed: int) -> Statistic:
     )
 
 
-def wave_agreement(order: Int[np.ndarray, " cell"], waves: Int8[np.ndarray, " cell"]) -> float:
-    """Returns Kendall's tau-b between when cells were written and the waves in which singles fill them; NaN where these say nothing.
-
-    Cells that are given or that singles never fill do not count.
-    """
-    counted = waves > 0
-    if counted.sum() < 2:
-        return math.nan
-    return float(kendalltau(order[counted], waves[counted]).statistic)
-
-
 def _orders(waves: Int8[np.ndarray, "board cell"]) -> dict[str, Int[np.ndarray, "board cell"]]:
     """Returns the orders that need no network."""
     by_waves = np.argsort(np.argsort(waves, axis=1, kind="stable"), axis=1)
@@ -211,7 +200,7 @@ def order_statistic(runs: Sequence[Solved], sets: Mapping[str, Puzzles], seed: i
     ]
     values = []
     for who, boards, order in orders:
-        agreement = np.array([wave_agreement(*pair) for pair in zip(order, waves[boards], strict=True)])
+        agreement = np.array([tau_b(*pair) for pair in zip(order, np.where(waves[boards] > 0, waves[boards], -1), strict=True)])
         if np.isfinite(agreement).any():
             agreed = over_boards(agreement[np.isfinite(agreement)], seed)
             values.append(Measured(at={**who, "boards": boards}, estimate=agreed))

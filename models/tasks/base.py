@@ -26,6 +26,8 @@ class TrainingData:
     """Shares of generated puzzles by level of difficulty, which add up to 1; empty is the task's default."""
     givens: tuple[int, int] | None = None
     """The fewest and most givens that generated puzzles aim at; None is the task's default."""
+    sparse: int | None = None
+    """How many puzzles with hardly any givens are learned from beside the others; None is none, since they are slow to make."""
     files: tuple[str, ...] = ()
     """Text files to learn from."""
 
@@ -68,6 +70,10 @@ class Task(Protocol):
         """Returns the one example that a prompt text states."""
         ...
 
+    def read(self, path: Path, limit: int | None = None) -> Any:
+        """Returns the examples, or the first ``limit`` of them, that a file holds, one a line."""
+        ...
+
     def prompt(self, examples: Any) -> Int[Tensor, "batch pos"]:
         """Returns sequences with the mask token wherever something is to be written."""
         ...
@@ -99,10 +105,6 @@ class PuzzleTask(Task, Protocol):
 
     def texts(self, examples: Any) -> list[str]:
         """Returns the examples' prompts as text, each a line that ``read`` and ``parse`` understand."""
-        ...
-
-    def read(self, path: Path, limit: int | None = None) -> Any:
-        """Returns the examples of a file."""
         ...
 
     def encode(self, examples: Any) -> Int[Tensor, "batch pos"]:

@@ -1,20 +1,27 @@
-"""``denoise`` with its whole record, against LLaDA's published loop written plainly on the same weights; and batch 64 against batch 1.
+"""``denoise`` with its record, against LLaDA's published loop written plainly on the same weights; what recording costs; batch 64 and 1.
 
-Both write one token a call, the most confident first. ``ratio`` is boards a second of ``denoise`` over those of the plain loop, which
-records nothing; ``batch_ratio`` is boards a second of ``denoise`` in one batch over one board at a time.
+All write one token a call, the most confident first. ``ratio`` is boards a second of ``denoise`` over those of the plain loop, which
+records nothing; ``batch_ratio`` is boards a second of ``denoise`` in one batch over one board at a time. ``record_cost`` is seconds with
+tokens and statistics recorded over seconds with no record at all; ``top_k_cost`` and ``residual_cost`` the same with the five best tokens,
+and with the residual stream of one layer, recorded at every step.
 """
 
 from __future__ import annotations
+
+from unittest import mock
 
 import torch
 from side_by_side import clocked, interleaved, parse, parser, show
 from torch import Tensor
 
+import models.denoise
 from interp.boards import mixed_boards
 from interp.harvest import mask_canvas
 from models.denoise import denoise
+from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.load import load
+from models.recorder import Channel, Record, Recorder
 
 
 @torch.no_grad()
@@ -42,6 +49,19 @@ def published_loop(model: LanguageModel, tokens: Tensor) -> Tensor:
     return x
 
 
+class NoRecorder(Recorder):
+    """A recorder that keeps nothing."""
+
+    def add(self, *args: object, **kwargs: object) -> None:
+        pass
+
+
+def unrecorded(model: LanguageModel, tokens: Tensor) -> None:
+    """Denoises without a record."""
+    with mock.patch.object(models.denoise, "Recorder", NoRecorder):
+        denoise(model, tokens)
+
+
 def canvases(model: LanguageModel, boards: int, share: float, seed: int) -> Tensor:
     """Returns test boards of which a share of the cells asked for is unwritten."""
     puzzles = mixed_boards(boards, seed)
@@ -63,6 +83,9 @@ def main() -> None:
     seconds = interleaved(
         {
             "denoise": clocked(lambda: denoise(model, tokens)),
+            "unrecorded": clocked(lambda: unrecorded(model, tokens)),
+            "top_k": clocked(lambda: denoise(model, tokens, record=Record(top_k=5))),
+            "residual": clocked(lambda: denoise(model, tokens, record=Record(channels={"residual": Channel(resid_post(3))}))),
             "published": clocked(lambda: published_loop(model, tokens)),
             "one_at_a_time": clocked(lambda: [denoise(model, tokens[[row]]) for row in range(single)]),
         },
@@ -78,6 +101,9 @@ def main() -> None:
         "ratio": ours / theirs,
         "denoise_one_at_a_time": alone,
         "batch_ratio": ours / alone,
+        "record_cost": seconds["denoise"] / seconds["unrecorded"],
+        "top_k_cost": seconds["top_k"] / seconds["unrecorded"],
+        "residual_cost": seconds["residual"] / seconds["unrecorded"],
         "same_boards": same.all(1).double().mean().item(),
     }
     show(options, figures)

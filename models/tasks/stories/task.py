@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,26 @@ class Stories:
             return torch.tensor([_window(ids, [], self.length)])
         return torch.tensor([(ids + rest + [MASK_ID] * self.length)[: self.length]])
 
+    def read(self, path: Path, limit: int | None = None) -> Int[Tensor, "batch pos"]:
+        """Returns the sequences of a file's prompts, one a line, as ``parse`` reads them; blank lines are skipped.
+
+        Raises:
+            TaskError: Naming file and line, on a prompt that cannot be written into, or a file that holds none or is no text.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
+        found = []
+        for number, line in islice(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), limit):
+            try:
+                found.append(self.parse(line))
+            except TaskError as error:
+                raise TaskError(f"{path}, line {number}: {error}") from None
+        if not found:
+            raise TaskError(f"{path} holds no prompt; it needs one a line")
+        return torch.cat(found)
+
     def prompt(self, examples: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """Returns the sequences as they are."""
         return examples
@@ -99,7 +120,7 @@ class Stories:
         Raises:
             TaskError: Without files, or with anything else.
         """
-        if not data.files or data.examples is not None or data.mix or data.givens:
+        if not data.files or data.examples is not None or data.mix or data.givens or data.sparse is not None:
             raise TaskError("stories are learned from text files: give files, and no number of examples, mix or givens")
         encoded = self._encoded(read_stories(map(Path, data.files), "train"))
         ends = np.cumsum([len(text) for _, text in encoded])

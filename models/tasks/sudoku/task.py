@@ -30,10 +30,8 @@ TRAINING_GIVENS = (17, 34)
 """Half of the boards aim at fewer givens than can be had, and so keep none that they could do without."""
 SPARSE_MIX: dict[Rung, float] = {"hidden_singles": 0.5, "eliminations": 0.3, "guessing": 0.2}
 SPARSE_GIVENS = (17, 21)
-SPARSE_PER_EXAMPLE = 0.1
-"""Sparse boards in the pool for each other one; they cost a fifth of a second each."""
 SPARSE = 0.4
-"""The share of training boards drawn from the sparse ones, unless a mix or a range of givens is told."""
+"""The share of training boards drawn from the sparse ones, where any are asked for."""
 THINNED = 0.15
 """The share of training boards that lose more givens, down to 17 at the fewest, and with them their only solution: so the network meets
 canvases as empty as the hardest puzzles', and learns which cells are certain on them."""
@@ -57,12 +55,10 @@ def _pool(n_examples: int, mix: Mapping[str, float], givens: tuple[int, int], se
 
 
 def _training_pools(data: TrainingData, seed: int) -> tuple[Puzzles, Puzzles | None]:
-    """Returns the boards to learn from, and the sparse ones to learn from beside them, unless other boards were asked for."""
-    examples, mix = data.examples or TRAINING_EXAMPLES, data.mix or {str(rung): share for rung, share in TRAINING_MIX.items()}
-    pool = _pool(examples, mix, data.givens or TRAINING_GIVENS, seed)
-    if data.mix or data.givens:
-        return pool, None
-    return pool, _pool(round(examples * SPARSE_PER_EXAMPLE), cast("Mapping[str, float]", SPARSE_MIX), SPARSE_GIVENS, seed)
+    """Returns the boards to learn from, and the sparse ones to learn from beside them."""
+    mix = data.mix or {str(rung): share for rung, share in TRAINING_MIX.items()}
+    pool = _pool(data.examples or TRAINING_EXAMPLES, mix, data.givens or TRAINING_GIVENS, seed)
+    return pool, _pool(data.sparse, cast("Mapping[str, float]", SPARSE_MIX), SPARSE_GIVENS, seed) if data.sparse else None
 
 
 def _drawn(rng: np.random.Generator, n: int, pool: Puzzles, sparse: Puzzles | None) -> Puzzles:

@@ -1,0 +1,36 @@
+"""The command that shows a trajectory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.app import app, out
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="A trajectory that `denoscope trace` wrote, or a trace file of Prophet's or dLLM's.")],
+    target: Annotated[Path, typer.Option("--out", help="The page to write (HTML).")],
+    other: Annotated[Path | None, typer.Argument(help="Another trajectory, to stand beside it.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Only this sample, counted from 0; default: the first 16, to choose from.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer, where the task does not say it.")] = None,
+    mask_token: Annotated[int | None, typer.Option(help="Id of the mask token, for a foreign file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model, for a foreign file.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task, if it is one of ours, for a foreign file.")] = None,
+) -> None:
+    """Write a page to look at a trajectory: steps by positions as a heatmap, and the canvas filling in. It opens with no network.
+
+    Example: `denoscope view board.zarr other-policy.zarr --out board.html`
+    """
+    from interp.viz.trace_page import check_place, show
+    from models.traces import load_trace
+
+    check_place(target)
+    paths = [path for path in (source, other) if path is not None]
+    trajectories = [load_trace(path, mask_token_id=mask_token, model=model, task=task) for path in paths]
+    page = show(*trajectories, sample=sample, tokenizer=tokenizer)
+    page.save(target)
+    out.print(f"{target}: {len(page.html) / 2**20:.1f} MB; open it in a browser", markup=False)
