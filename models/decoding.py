@@ -110,11 +110,13 @@ def decoding_with(policy: str, settings: Mapping[str, Option], *, steps: int | N
     if policy in POLICIES and unknown:
         choices = ", ".join((*known, *SETTINGS))
         raise PolicyError(f"policy {policy!r} has no setting {sorted(unknown)[0]!r}; choose from {choices}")
+    values: dict[str, Any] = {name: float(settings[name]) for name in SETTINGS if name in settings}
     for name in ("block_length", "stop_stable"):
-        if name in settings and settings[name] != int(settings[name]):
+        if name in values and values[name] % 1:
             raise PolicyError(f"{name} is {settings[name]}; it must be a whole number")
-    stops = {name.removeprefix("stop_"): settings[name] for name in settings if name.startswith("stop_")}
-    rest = {name: settings[name] for name in SETTINGS if name in settings and not name.startswith("stop_")}
-    stop = Stopping(**stops) if stops else None  # type: ignore[arg-type]
+        values |= {name: int(values[name])} if name in values else {}
+    stops = {name.removeprefix("stop_"): value for name, value in values.items() if name.startswith("stop_")}
+    rest = {name: value for name, value in values.items() if not name.startswith("stop_")}
+    stop = Stopping(**stops) if stops else None
     own = {name: value for name, value in settings.items() if name in known}
-    return Decoding(policy=policy, options=own, steps=steps, seed=seed, stop=stop, **rest)  # type: ignore[arg-type]
+    return Decoding(policy=policy, options=own, steps=steps, seed=seed, stop=stop, **rest)

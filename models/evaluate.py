@@ -61,7 +61,7 @@ def evaluate(
     started = time.monotonic()
     for rows in asked.split(BATCH) if len(asked) else ():
         if causal:
-            answers[rows] = write_left_to_right(model, answers[rows])
+            answers[rows] = torch.from_numpy(write_left_to_right(model, answers[rows]).tokens(-1))
         else:
             run = denoise(model, answers[rows], how, sample_ids=rows.tolist())
             answers[rows], calls[rows.numpy()] = torch.from_numpy(run.tokens(-1)), run.calls

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from models.chance import CallNoise, drawn
 from models.decoding import check_chance
+from models.denoise import score
 from models.language_model import LanguageModel
 from models.prompt import PromptError, check_tokens, padded
+from models.recorder import Recorder
+from models.trajectory import Trajectory
+
+LEFT_TO_RIGHT = "left_to_right"
+"""What such a trajectory calls its policy."""
 
 
 @torch.no_grad()
@@ -24,11 +32,11 @@ def write_left_to_right(
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
     on_step: Callable[[int, int], None] = lambda done, left: None,
-) -> Int[Tensor, "batch pos"]:
-    """Returns ``tokens`` with every position that holds the task's mask token written left to right by a causal model.
+) -> Trajectory:
+    """Returns the trajectory of writing every position that holds the task's mask token left to right with a causal model.
 
-    Positions already written are kept. Keys and values are cached, so a position costs one single-token call. The other arguments are
-    those of ``models.decoding.Decoding`` and ``models.denoise.denoise``.
+    Positions already written are kept. Keys and values are cached, so a position costs one single-token call; a step is a position that
+    some sample writes. The other arguments are those of ``models.decoding.Decoding`` and ``models.denoise.denoise``.
 
     Raises:
         PolicyError: On an impossible temperature, top-p or seed.
@@ -42,15 +50,29 @@ def write_left_to_right(
         raise PromptError(f"the first position is to be written, and {model.name} predicts a token from those before it")
     check_chance(temperature, top_p, seed)
     ids = range(len(tokens)) if sample_ids is None else sample_ids
-    canvas = tokens.clone()
+    canvas, mask = tokens.clone().to(model.device), model.task.mask_token_id
+    recorder = Recorder(canvas.cpu().numpy(), unwritten.cpu().numpy(), mask, sample_ids=torch.tensor(ids).numpy())
     cache, read = None, 0
     positions = torch.nonzero(unwritten.any(0)).flatten().tolist()
     for done, position in enumerate(positions, start=1):
-        out = model.module(input_ids=canvas[:, read:position].to(model.device), past_key_values=cache, use_cache=True)
+        out = model.module(input_ids=canvas[:, read:position], past_key_values=cache, use_cache=True)
         cache, read = out.past_key_values, position
-        raw = out.logits[:, -1].float().index_fill(-1, torch.tensor([model.task.mask_token_id], device=model.device), -torch.inf)
-        uniform = CallNoise(seed, ids, done, raw.device).for_tokens(range(len(raw)), raw.shape[1]) if temperature > 0 else None
-        found = drawn(raw, uniform, temperature, top_p).to(canvas.device)
-        canvas[:, position] = torch.where(unwritten[:, position], found, canvas[:, position])
+        logits = out.logits[:, -1:].float().index_fill(-1, torch.tensor([mask], device=model.device), -torch.inf)
+        uniform = CallNoise(seed, ids, done, logits.device).for_tokens(range(len(canvas)), *logits.shape[1:]) if temperature > 0 else None
+        said = score(logits, drawn(logits, uniform, temperature, top_p))
+        rows = torch.nonzero(unwritten[:, position]).flatten().to(model.device)
+        canvas[rows, position] = said["proposal"][rows, 0]
+        recorder.add(rows.cpu().numpy(), canvas[rows].cpu().numpy(), _at(position, {name: one[rows] for name, one in said.items()}, canvas))
         on_step(done, len(positions) - done)
-    return canvas
+    attributes = {"model": model.name, "fingerprint": model.fingerprint, "task": model.facts.task, "policy": LEFT_TO_RIGHT, "seed": seed}
+    return recorder.finish({**attributes, "options": json.dumps({"temperature": temperature, "top_p": top_p})})
+
+
+def _at(position: int, said: Mapping[str, Tensor], canvas: Tensor) -> dict[str, np.ndarray]:
+    """Returns what is said of one position as arrays over all; of the others nothing is said."""
+    spoken = {}
+    for name, values in said.items():
+        kind, nothing = (np.int32, -1) if name == "proposal" else (np.float32, np.nan)
+        spoken[name] = np.full((len(values), canvas.shape[1]), nothing, kind)
+        spoken[name][:, position] = values[:, 0].cpu().numpy()
+    return spoken

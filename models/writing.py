@@ -29,5 +29,7 @@ def write(
     """
     if model.facts.objective == "causal":
         temperature, top_p, seed = decoding.temperature, decoding.top_p, decoding.seed
-        return write_left_to_right(model, tokens, temperature=temperature, top_p=top_p, seed=seed, on_step=on_step)
-    return torch.from_numpy(denoise(model, tokens, decoding, on_step=on_step).tokens(-1))
+        run = write_left_to_right(model, tokens, temperature=temperature, top_p=top_p, seed=seed, on_step=on_step)
+    else:
+        run = denoise(model, tokens, decoding, on_step=on_step)
+    return torch.from_numpy(run.tokens(-1))

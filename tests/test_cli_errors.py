@@ -121,11 +121,38 @@ def test_trace_refuses_bad_options(options: list[str], message: str, denoscope: 
     assert contents(tmp_path) == []
 
 
-def test_trace_refuses_a_causal_model(denoscope: Run, twins: dict[str, Path], tmp_path: Path) -> None:
-    refused(
-        denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", tmp_path / "run.zarr"), "causal model", "masked (diffusion) model"
-    )
+def test_a_causal_model_is_traced_left_to_right_and_refuses_what_it_cannot_heed(
+    denoscope: Run, twins: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    for unheeded in (["--steps", 3], ["--set", "guidance=1"], ["--top-k", 2]):
+        refused(
+            denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", out, *unheeded), "causal model", "temperature, top_p and seed"
+        )
     assert contents(tmp_path) == []
+    assert denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", out, "--set", "temperature=2").code == 0
+    run = Trajectory.load(out)
+    assert run.policy == "left_to_right"
+    assert run.n_steps == BOARD.count(".")
+    assert denoscope("view", out, "--out", tmp_path / "page.html").code == 0
+
+
+def test_prompts_of_a_file_are_traced_together(denoscope: Run, twins: dict[str, Path], puzzles: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs.zarr"
+    asked = ("trace", twins["masked"], "--out", out, "--policy", "threshold", "--set", "threshold=0.2", "--top-k", 2)
+    ended = denoscope(*asked, "--prompts", puzzles, "--limit", 2)
+    assert ended.code == 0, ended.stderr
+    run = Trajectory.load(out)
+    assert run.n_samples == 2
+    assert run.data.sizes["rank"] == 2
+    assert run.decoding.options == {"threshold": 0.2}
+    refused(denoscope(*asked), "either --prompt or --prompts")
+    for setting, said in (
+        ("speed=1", "no setting 'speed'; choose from threshold, block_length"),
+        ("fast", "NAME=VALUE"),
+        ("=2", "NAME=VALUE"),
+    ):
+        refused(denoscope(*asked, "--prompt", BOARD, "--set", setting), said)
 
 
 @pytest.mark.parametrize("command", ["trace", "evaluate"])

@@ -255,7 +255,7 @@ def test_what_is_written_later_is_what_the_model_writes_from_the_prefix(tiny_mod
     from models.left_to_right import write_left_to_right
 
     model, later = tiny_model("causal"), later_cells(mixed_boards(3, 1, RUNGS), 3, seed=0)
-    whole = torch.cat([write_left_to_right(model, later.prefix[[row]]) for row in range(len(later.board))])
+    whole = torch.cat([torch.from_numpy(write_left_to_right(model, later.prefix[[row]]).tokens(-1)) for row in range(len(later.board))])
     assert torch.equal(written_later(model, later), whole.gather(1, later.target) == later.digit)
 
 

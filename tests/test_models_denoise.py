@@ -21,7 +21,7 @@ from models.hookpoints import HookPointError, resid_post
 from models.language_model import LanguageModel
 from models.left_to_right import write_left_to_right
 from models.prompt import PromptError
-from models.trajectory import State, Trajectory
+from models.trajectory import State, Trajectory, TrajectoryError
 from models.turn import PolicyError
 from models.unmasking import POLICIES, policy_options
 
@@ -483,15 +483,27 @@ def test_left_to_right_is_the_naive_loop(seed: int, tiny_model: Callable[..., An
     tokens[:, 0] = 3
     tokens[0, -1], tokens[1, -2:] = MASK, 4
     kept = tokens.clone()
-    written = write_left_to_right(model, tokens)
+    run = write_left_to_right(model, tokens)
+    written = torch.from_numpy(run.tokens(-1))
     assert torch.equal(tokens, kept)
     assert torch.equal(written, naive_left_to_right(model, tokens))
     assert torch.equal(written[tokens != MASK], tokens[tokens != MASK])
+    columns = torch.nonzero((tokens == MASK).any(0)).flatten().numpy()
+    commit = run.data["commit_step"].values
+    assert (commit == np.where(tokens == MASK, np.searchsorted(columns, np.arange(40)) + 1, 0)).all()
+    logits = model.logits(written).index_fill(-1, torch.tensor([MASK]), -torch.inf)
+    chosen = logits.log_softmax(-1).exp().gather(-1, written[..., None])[..., 0].numpy()
+    for sample, position in np.argwhere(tokens.numpy() == MASK):
+        said = run.data["confidence"].values[sample, :, position]
+        assert np.flatnonzero(np.isfinite(said)).tolist() == [commit[sample, position]]
+        assert said[commit[sample, position]] == pytest.approx(chosen[sample, position], abs=1e-5)
+    with pytest.raises(TrajectoryError, match="decoded by 'left_to_right', which is no policy here"):
+        run.at(1).resume(model)
 
 
 def test_left_to_right_leaves_a_finished_text_alone(tiny_model: Callable[..., Any]) -> None:
     tokens = torch.tensor([[1, 2, 3]])
-    assert torch.equal(write_left_to_right(tiny_model("causal"), tokens), tokens)
+    assert torch.equal(torch.from_numpy(write_left_to_right(tiny_model("causal"), tokens).tokens(-1)), tokens)
 
 
 def test_left_to_right_refuses_what_it_cannot_write(tiny_model: Callable[..., Any]) -> None:

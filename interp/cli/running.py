@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from interp.cli.app import OutputError, app, out, print_json, progress_bars, whole_folder
-from interp.cli.decoding import Policy, Seed, Settings, Steps, decoding_of
+from interp.cli.decoding import Policy, Seed, Settings, Steps, causal_options, decoding_of
 
 if TYPE_CHECKING:
     from interp.narration import Statement
@@ -118,13 +118,14 @@ def trace(
     top_k: Annotated[int, typer.Option(min=0, help="Also record so many most probable tokens of each position.")] = 0,
     seed: Seed = 0,
 ) -> None:
-    """Denoise prompts and record every step, streaming to disk.
+    """Denoise prompts and record every step, streaming to disk. A causal model writes left to right.
 
     Example: `denoscope trace sudoku-diffusion --out boards.zarr --prompts boards.txt --policy threshold --set threshold=0.9`
     """
     import torch
 
     from models.denoise import denoise
+    from models.left_to_right import write_left_to_right
     from models.recorder import Record
     from models.tasks import PuzzleTask, text_task
     from models.trajectory import check_free
@@ -135,16 +136,19 @@ def trace(
     decoding = decoding_of(policy, settings, steps=steps, seed=seed)
     loaded = _load_for(model, task)
     examples = loaded.task.parse(prompt or "") if prompts is None else loaded.task.read(prompts, limit)
+    tokens = loaded.task.prompt(examples)
     with progress_bars() as tell:
-        run = denoise(
-            loaded,
-            loaded.task.prompt(examples),
-            decoding,
-            record=Record(top_k=top_k, store=target),
-            on_step=lambda done, left: tell("denoise", done, done + left),
-        )
+
+        def on_step(done: int, left: int) -> None:
+            tell("write", done, done + left)
+
+        if loaded.facts.objective == "causal":
+            run = write_left_to_right(loaded, tokens, **causal_options(loaded, decoding, top_k), on_step=on_step)
+            run.save(target)
+        else:
+            run = denoise(loaded, tokens, decoding, record=Record(top_k=top_k, store=target), on_step=on_step)
     written = torch.from_numpy(run.tokens(-1))
-    out.print(f"{target}: {run.n_samples} prompts, at most {run.n_steps} network calls, {policy}", markup=False)
+    out.print(f"{target}: {run.n_samples} prompts, at most {run.n_steps} network calls, {run.policy}", markup=False)
     if isinstance(loaded.task, PuzzleTask):
         exact = loaded.task.verify(written, examples).exact
         out.print(f"{int(exact.sum())} of {len(exact)} solved")

@@ -72,7 +72,7 @@ def written_later(model: LanguageModel, later: Later) -> Bool[Tensor, "row ahead
     begun = torch.where(beyond, later.sequences[later.board], later.prefix)  # what nobody asks for need not be written
     right = torch.empty_like(later.target, dtype=torch.bool)
     for rows in later.target[:, 0].argsort().split(BATCH):
-        written = write_left_to_right(model, begun[rows])
+        written = torch.from_numpy(write_left_to_right(model, begun[rows]).tokens(-1))
         right[rows] = written.gather(1, later.target[rows]) == later.digit[rows]
     return right
 
