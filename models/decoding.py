@@ -5,11 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 from models.trajectory import TrajectoryError
 from models.turn import Option, PolicyError
 from models.unmasking import POLICIES, policy_options, resolve_policy
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise PolicyError(f"{name} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _whole(name: str, value: Any, *, least: int) -> int | None:
+    if value is None and name != "seed":
+        return None
+    if _number(name, value) % 1:
+        raise PolicyError(f"{name} is {value}; it must be a whole number")
+    if value < least:
+        raise PolicyError(f"{name} is {value}; it must be at least {int(least)}")
+    return int(value)
 
 
 def check_chance(temperature: float, top_p: float, seed: int) -> None:
@@ -63,11 +80,15 @@ class Decoding:
     """Reproduces the run, 0 or greater. A sample's random numbers depend on it, its id and its call only, not on its batch."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.options, Mapping):
+            raise PolicyError(f"options are {self.options!r}; they must be a mapping of names to numbers, such as {{'threshold': 0.9}}")
+        if not isinstance(self.stop, Stopping | None):
+            raise PolicyError(f"stop is {self.stop!r}; it must be a Stopping, or None")
         object.__setattr__(self, "options", resolve_policy(self.policy, self.options))
-        for name, least in (("steps", 1), ("block_length", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise PolicyError(f"{name} is {value}; it must be at least {least}")
+        for name in ("steps", "block_length", "seed"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least=name != "seed"))
+        for name in ("temperature", "top_p", "guidance"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
         check_chance(self.temperature, self.top_p, self.seed)
         if not 0 <= self.guidance < math.inf:
             raise PolicyError(f"guidance is {self.guidance}; it must be 0 (none) or greater, and finite")

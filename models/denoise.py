@@ -20,9 +20,9 @@ from models.chance import CallNoise, drawn
 from models.decoding import Decoding, stated
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
-from models.prompt import check_prompts, padded
+from models.prompt import PromptError, check_prompts, padded
 from models.recorder import Record, Recorder, capture
-from models.trajectory import CHANNEL, CLOCKS, Trajectory, TrajectoryStream, writing
+from models.trajectory import CLOCKS, SURGERY, Trajectory, TrajectoryError, TrajectoryStream, writing
 from models.turn import Move, PolicyError, Scores, Turn
 from models.unmasking import POLICIES
 
@@ -102,6 +102,9 @@ class Denoiser:
 
     def __post_init__(self) -> None:
         self._begun = self.calls + 1
+        vocabulary = int(self.model.module.config.vocab_size)
+        if self.record.top_k > vocabulary:
+            raise TrajectoryError(f"top_k is {self.record.top_k}; {self.model.name} has {vocabulary} tokens")
         most = int(self._n_blocks.max())
         if self.decoding.steps is not None and self.decoding.steps < most:
             length = self.decoding.block_length
@@ -122,12 +125,14 @@ class Denoiser:
         """Which samples are not finished."""
         return self.canvas.block < self._n_blocks
 
-    def reopen(self) -> None:
-        """Goes back, in each sample where something is masked, to the first block with a mask in it."""
+    def reopen(self, *, anew: bool) -> None:
+        """Goes, in each sample, back to the first block with a mask in it, or on to it from a new one without any; ``anew`` in any case."""
         first = self._unwritten_block(torch.arange(len(self.canvas.tokens), device=self.canvas.tokens.device))
-        back = first < self.canvas.block
-        self.canvas.block = torch.where(back, first, self.canvas.block)
-        self.canvas.clock = torch.where(back, 0, self.canvas.clock)
+        canvas = self.canvas
+        moved = (first < canvas.block) | ((first > canvas.block) & (canvas.clock == 0)) | anew
+        canvas.block = torch.where(moved, first, canvas.block)
+        canvas.clock, canvas.stable = torch.where(moved, 0, canvas.clock), torch.where(moved, 0, canvas.stable)
+        canvas.proposal = canvas.proposal.masked_fill(moved[:, None], -1)
 
     def _unwritten_block(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Returns the first block of each row with a mask in it; the number of blocks where there is none."""
@@ -151,6 +156,8 @@ class Denoiser:
         if self.decoding.guidance:
             promptless = self.model.logits(tokens.masked_fill(~self.canvas.writable[rows, :length], self.mask_token_id))
             logits = promptless + (1 + self.decoding.guidance) * (logits - promptless)
+        if not torch.isfinite(logits).all():
+            raise PromptError(f"the logits of call {self.calls} are not finite: an edit of activations, or a guidance, is too large")
         return logits.float().index_fill(-1, torch.tensor([self.mask_token_id], device=logits.device), -torch.inf)
 
     def _ask(self, rows: Int[Tensor, " row"], noise: CallNoise) -> dict[str, Tensor]:
@@ -227,10 +234,11 @@ class Denoiser:
         self._apply(rows, *self._decide(rows, scores, noise), noise)
         canvas = self.canvas
         said["proposal"] = said["proposal"].int()
-        spoken = {CHANNEL + name if name in self.record.channels else name: values.cpu().numpy() for name, values in said.items()}
+        spoken = {name: values.cpu().numpy() for name, values in said.items()}
         clocks = {name: getattr(canvas, name).to("cpu", torch.int32, copy=True).numpy() for name in CLOCKS}
         recorder.add(rows.cpu().numpy(), canvas.tokens[rows].cpu().numpy(), spoken, clocks)
 
+    @torch.no_grad()
     def run(self, before: Callable[[Recorder], None], initial: Tensor, attributes: Mapping[str, object], on_step: OnStep) -> Trajectory:
         """Returns the trajectory, from an initial canvas through what ``before`` adds to the record, to the end."""
         store = self.record.store
@@ -266,7 +274,6 @@ def attributes_of(model: LanguageModel, decoding: Decoding) -> dict[str, object]
     }
 
 
-@torch.no_grad()
 def denoise(
     model: LanguageModel,
     tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]],
@@ -286,7 +293,8 @@ def denoise(
         decoding: The policy, with its options, budget, blocks, temperature, guidance and seed; or just its name.
         record: What is kept besides tokens, proposals, states and confidences, and where.
         sample_ids: Identity of each sample, on which its random numbers depend; its row number unless given.
-        edits: Interventions on activations, asked for before every call, which they know (see ``StepContext``).
+        edits: Interventions on activations, asked for before every call, which they know (see ``StepContext``). With guidance they act on
+            the pass with the prompt only, and so are multiplied as it is.
         on_step: Told (positions written, positions left) after every call.
 
     Raises:
@@ -299,4 +307,5 @@ def denoise(
     ids = range(len(canvas)) if sample_ids is None else sample_ids
     mask = check_prompts(model, canvas, ids)
     denoiser = Denoiser(model, asked, blank_canvas(canvas, canvas == mask), ids, mask, record or Record(), (edits,) if edits else ())
-    return denoiser.run(lambda recorder: None, canvas.clone(), attributes_of(model, asked), on_step)
+    surgery = {SURGERY: json.dumps([{"step": 0, "steered": True}])} if edits else {}
+    return denoiser.run(lambda recorder: None, canvas.clone(), {**attributes_of(model, asked), **surgery}, on_step)

@@ -14,7 +14,7 @@ from models.chance import CallNoise, drawn
 from models.decoding import check_chance
 from models.denoise import score
 from models.language_model import LanguageModel
-from models.prompt import PromptError, check_tokens, padded
+from models.prompt import PromptError, check_ids, check_tokens, padded
 from models.recorder import Recorder
 from models.trajectory import Trajectory
 
@@ -45,6 +45,10 @@ def write_left_to_right(
     if model.facts.objective != "causal":
         raise PromptError(f"{model.name} is a masked model; it is denoised, not written left to right (policy `sequential` does so)")
     check_tokens(model, padded(tokens))
+    if (tokens < 0).any():
+        raise PromptError("the samples differ in length; a causal model is given samples of one length")
+    if sample_ids is not None:
+        check_ids(sample_ids, len(tokens))
     unwritten = tokens == model.task.mask_token_id
     if unwritten[:, 0].any():
         raise PromptError(f"the first position is to be written, and {model.name} predicts a token from those before it")
@@ -58,7 +62,9 @@ def write_left_to_right(
         out = model.module(input_ids=canvas[:, read:position], past_key_values=cache, use_cache=True)
         cache, read = out.past_key_values, position
         logits = out.logits[:, -1:].float().index_fill(-1, torch.tensor([mask], device=model.device), -torch.inf)
-        uniform = CallNoise(seed, ids, done, logits.device).for_tokens(range(len(canvas)), *logits.shape[1:]) if temperature > 0 else None
+        uniform = (
+            CallNoise(seed, ids, position, logits.device).for_tokens(range(len(canvas)), *logits.shape[1:]) if temperature > 0 else None
+        )
         said = score(logits, drawn(logits, uniform, temperature, top_p))
         rows = torch.nonzero(unwritten[:, position]).flatten().to(model.device)
         canvas[rows, position] = said["proposal"][rows, 0]

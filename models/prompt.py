@@ -27,11 +27,25 @@ def padded(tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]) -> In
     if isinstance(tokens, Tensor):
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise PromptError(f"tokens have shape {tuple(tokens.shape)}; they must be (batch, pos) with at least one sample")
-        return tokens
+        return _whole(tokens)
     wrong = [tuple(one.shape) for one in tokens if one.ndim != 1 or len(one) == 0]
-    if wrong or not tokens:
+    if wrong or not len(tokens):
         raise PromptError(f"samples have shapes {wrong}; give at least one sample, each a row of at least one token")
-    return torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=PADDING)
+    return torch.nn.utils.rnn.pad_sequence([_whole(one) for one in tokens], batch_first=True, padding_value=PADDING)
+
+
+def _whole(tokens: Tensor) -> Tensor:
+    if tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+        raise PromptError(f"tokens are of the kind {tokens.dtype}; they must be whole numbers")
+    return tokens.long()
+
+
+def check_ids(sample_ids: Sequence[int], n_samples: int) -> None:
+    """Raises PromptError where samples have no identity each, of whole numbers from 0."""
+    if len(sample_ids) != n_samples:
+        raise PromptError(f"there are {len(sample_ids)} sample_ids for {n_samples} samples; give one each")
+    if not all(isinstance(one, int) and one >= 0 for one in sample_ids) or len(set(sample_ids)) < n_samples:
+        raise PromptError(f"sample_ids are {list(sample_ids)[:8]}; they must be different whole numbers from 0")
 
 
 def check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
@@ -55,6 +69,5 @@ def check_prompts(model: LanguageModel, tokens: Int[Tensor, "batch pos"], sample
     empty = torch.nonzero(~(tokens == mask).any(1)).flatten().tolist()
     if empty:
         raise PromptError(f"samples {empty[:5]} have no masked position: there is nothing to write")
-    if len(sample_ids) != len(tokens):
-        raise PromptError(f"there are {len(sample_ids)} sample_ids for {len(tokens)} samples; give one each")
+    check_ids(sample_ids, len(tokens))
     return mask

@@ -43,9 +43,11 @@ class Record:
     channels: Mapping[str, Channel] = field(default_factory=dict)
     """By name. What stands at position p is read where the network predicts token p, whatever its logit shift."""
     store: Path | None = None
-    """A Zarr folder to stream to, so that memory holds no more than some steps; None keeps the run in memory."""
+    """A Zarr folder to stream to, so that channels are never in memory but for some steps; None keeps the run in memory."""
 
     def __post_init__(self) -> None:
+        if self.store is not None:
+            object.__setattr__(self, "store", Path(self.store))
         if self.top_k < 0:
             raise TrajectoryError(f"top_k is {self.top_k}; it must be 0 (none) or greater")
         for name in self.channels:
@@ -64,15 +66,21 @@ def capture(record: Record, step: int, logit_shift: int, found: dict[str, Tensor
         def keep(activation: Tensor) -> None:
             for name, one in wanted.items():
                 if one.point == point:
-                    found[name] = _placed(one, one.read(activation), step, logit_shift)
+                    found[CHANNEL + name] = _placed(name, one, activation, step, logit_shift)
 
         return keep
 
     return {point: edit(point) for point in {one.point for one in wanted.values()}}
 
 
-def _placed(channel: Channel, values: Float[Tensor, "batch pos ..."], step: int, logit_shift: int) -> Float[Tensor, "batch pos ..."]:
-    """Returns values at the positions they are about, where and when the channel wants them; NaN elsewhere."""
+def _placed(name: str, channel: Channel, activation: Tensor, step: int, logit_shift: int) -> Float[Tensor, "batch pos ..."]:
+    """Returns what a channel reads at the positions it is about, where and when it is wanted; NaN elsewhere."""
+    values = channel.read(activation).detach().to(activation.device)
+    if values.ndim not in (2, 3) or values.shape[:2] != activation.shape[:2]:
+        raise TrajectoryError(
+            f"the channel {name!r} reads {tuple(values.shape)} from {tuple(activation.shape)} at {channel.point}; "
+            "it must be one number, or one vector, for each sample and position"
+        )
     kept = torch.full_like(values, torch.nan, dtype=torch.float16)
     if channel.steps is not None and step not in channel.steps:
         return kept
@@ -130,7 +138,7 @@ class Recorder:
             rows: Which.
             tokens: Their canvases after the step.
             spoken: What the call said, by variable, each ``[row, pos, ...]``; it is kept where the run may write.
-            clocks: ``CLOCKS`` of all samples after the step; as they were, unless given.
+            clocks: ``CLOCKS`` of all samples after the step; zeros, unless given.
             edited: The canvases of the others, where these were changed by hand.
         """
         before = self._tokens
@@ -144,7 +152,8 @@ class Recorder:
             whole[name] = np.full((len(before), *values.shape[1:]), _nothing(values), values.dtype)
             kept = self._writable[rows].reshape(*values.shape[:2], *(1 for _ in values.shape[2:]))
             whole[name][rows] = np.where(kept, values, _nothing(values))
-        if self._stream is not None and edited is None and len(self._steps) > FLUSHED_STEPS:
+        self._know(whole)
+        if self._stream is not None and edited is None and len(self._steps) >= FLUSHED_STEPS:
             self._stream.append(self._dataset())
             self._steps = []
         self._keep(clocks or self._clocks, whole)
@@ -162,8 +171,11 @@ class Recorder:
             canvases = tokens if step == until else data["token"].values
             self.add(rows, canvases[rows], spoken, {name: data[name].values for name in CLOCKS}, edited=canvases)
 
-    def _keep(self, clocks: Mapping[str, np.ndarray], spoken: Mapping[str, np.ndarray]) -> None:
+    def _know(self, spoken: Mapping[str, np.ndarray]) -> None:
         self._known |= {name: np.full_like(values, _nothing(values)) for name, values in spoken.items() if name not in self._known}
+
+    def _keep(self, clocks: Mapping[str, np.ndarray], spoken: Mapping[str, np.ndarray]) -> None:
+        self._know(spoken)
         self._steps.append({"token": self._tokens, "state": self._states(), **dict(clocks), **spoken})
 
     def _states(self) -> UInt8[np.ndarray, "batch pos"]:
@@ -200,5 +212,5 @@ class Recorder:
     def _rest(self, attributes: Mapping[str, object]) -> xr.Dataset:
         commit = np.where(self._writable, self._since, 0)
         commit = np.where(self._writable & (self._tokens == self._mask), -1, commit).astype(np.int32)
-        rest = xr.Dataset({"commit_step": (("sample", "position"), commit), "calls": (("sample",), self._calls)})
+        rest = xr.Dataset({"commit_step": (("sample", "position"), commit), "calls": (("sample",), self._calls)}, {"sample": self._samples})
         return rest.assign_coords(step=np.arange(self._n_steps + 1)).assign_attrs({"format_version": FORMAT_VERSION, **attributes})

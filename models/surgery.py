@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from operator import index
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,15 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.backends import Edit
+from models.decoding import Decoding, Stopping
 from models.denoise import Canvas, Denoiser, OnStep, StepContext, StepEdits, attributes_of, blank_canvas
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
-from models.prompt import PromptError, check_tokens
+from models.prompt import check_tokens
 from models.recorder import Record, Recorder
-from models.trajectory import State, Trajectory, TrajectoryError
-
-SURGERY = "surgery"
-"""The attribute that lists, as JSON, what was done to a run on its way."""
+from models.trajectory import SURGERY, State, Trajectory, TrajectoryError
+from models.turn import PolicyError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Patch:
     point: HookPoint
     source: Moment
     positions: tuple[int, ...] | None
-    """Which positions of the network's activation; None is all."""
+    """Which positions of the network's activation (token p is predicted at p less the model's logit shift); None is all."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Moment:
 
     trajectory: Trajectory
     step: int
-    edits: Mapping[tuple[int, int], int] | None = None
+    edited: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """The tokens changed, by (sample, position)."""
     seed: int | None = None
     """The seed from here on; None is the run's own."""
@@ -50,7 +50,7 @@ class Moment:
     def tokens(self) -> Int[np.ndarray, "batch pos"]:
         """The canvases, edits made."""
         tokens = self.trajectory.tokens(self.step)
-        for place, token in (self.edits or {}).items():
+        for place, token in self.edited.items():
             tokens[place] = token
         return tokens
 
@@ -58,33 +58,43 @@ class Moment:
         """Returns the moment with other tokens at some positions, in one sample or in all; the mask token takes back what is written.
 
         Raises:
-            TrajectoryError: On a sample or position that is not there, or a prompt position masked after the start.
+            TrajectoryError: On a sample or position that is not there, or a token that is no whole number from 0.
         """
-        n_samples, n_positions = self.trajectory.tokens(0).shape
-        if sample is not None and not 0 <= sample < n_samples:
-            raise TrajectoryError(f"there is no sample {sample}; the trajectory has samples 0 to {n_samples - 1}")
-        for position in tokens:
-            if not 0 <= position < n_positions:
-                raise TrajectoryError(f"there is no position {position}; the trajectory has positions 0 to {n_positions - 1}")
-        samples = range(n_samples) if sample is None else (sample,)
-        made = {(one, position): token for one in samples for position, token in tokens.items()}
-        return replace(self, edits={**(self.edits or {}), **made})
+        first = self.trajectory.tokens(0)
+        if sample is not None and not 0 <= sample < len(first):
+            raise TrajectoryError(f"there is no sample {sample}; the trajectory has samples 0 to {len(first) - 1}")
+        made = {}
+        for one in range(len(first)) if sample is None else (index(sample),):
+            length = int((first[one] >= 0).sum())
+            for position, token in tokens.items():
+                if not 0 <= position < length:
+                    raise TrajectoryError(f"there is no position {position}; sample {one} has positions 0 to {length - 1}")
+                if not isinstance(token, int | np.integer) or token < 0:
+                    raise TrajectoryError(f"the token at position {position} is {token!r}; it must be a whole number from 0")
+                made[one, index(position)] = int(token)
+        return replace(self, edited={**self.edited, **made})
 
     def branch(self, seed: int) -> Moment:
         """Returns the moment with another seed from here on."""
-        return replace(self, seed=seed)
+        return replace(self, seed=index(seed))
 
     def patch(self, point: HookPoint, source: Moment, positions: tuple[int, ...] | None = None) -> Moment:
         """Returns the moment whose next call takes its activations at a hook point, at all positions or some, from another moment's.
 
         ``source`` has as many samples, or one that serves for all; the same model reads its canvas.
         """
-        mine, others = len(self.tokens), len(source.tokens)
-        if others not in (1, mine) or source.tokens.shape[1] != self.tokens.shape[1]:
+        mine, theirs = ((moment.tokens >= 0).sum(1) for moment in (self, source))
+        if len(theirs) not in (1, len(mine)) or (theirs != mine).any():
             raise TrajectoryError(
-                f"a patch takes activations of {source.tokens.shape} to {self.tokens.shape} (sample, position); "
-                "positions must agree, and samples too unless the source has one"
+                f"a patch takes activations of samples of {theirs.tolist()} positions to samples of {mine.tolist()}; "
+                "they must agree, and a single one may serve for all"
             )
+        outside = [position for position in positions or () if not 0 <= position < mine.min()]
+        if outside:
+            raise TrajectoryError(f"a patch names the position {outside[0]}; the samples have positions 0 to {mine.min() - 1}")
+        if source.patches:
+            raise TrajectoryError("the source of a patch is itself patched; resume it, and take a moment of what comes of it")
+        positions = None if positions is None else tuple(index(position) for position in positions)
         return replace(self, patches=(*self.patches, Patch(point, source, positions)))
 
     def resume(
@@ -98,8 +108,9 @@ class Moment:
     ) -> Trajectory:
         """Returns the whole trajectory: the steps so far, and those that follow from here.
 
-        With nothing changed it is the trajectory that was, exactly. ``record`` is what the steps to come keep; what they do not keep, and
-        the earlier steps did, is NaN there.
+        With nothing changed it is the trajectory that was, exactly, up to and with the surgery done at this step; interventions on
+        activations are not made again. ``record`` is what the steps to come keep; what they do not keep, and the earlier steps did, is
+        NaN there.
 
         Args:
             model: The model of the run.
@@ -117,16 +128,22 @@ class Moment:
             raise TrajectoryError(
                 f"the trajectory is of {self.trajectory.model} ({self.trajectory.fingerprint}), not of {model.name} ({model.fingerprint})"
             )
+        known = {one.name for one in fields(Decoding)}
+        if wrong := sorted(set(changes) - known):
+            raise PolicyError(f"a run cannot be resumed with another {wrong[0]!r}; choose from {', '.join(sorted(known))}")
         if self.seed is not None:
             changes = {"seed": self.seed, **changes}
+        before = self._decoding()
         if "policy" in changes:
             changes = {"options": {}, **changes}
-        decoding = replace(self.trajectory.decoding, **changes)
-        mask = model.facts.mask_token_id
-        if mask is None:
-            raise PromptError(f"{model.name} is a causal model: it has no mask token to denoise")
+        elif "options" in changes:
+            changes["options"] = {**before.options, **changes["options"]}
+        decoding = replace(before, **changes)
+        mask = cast("int", model.facts.mask_token_id)
         tokens = torch.from_numpy(self.tokens).to(model.device)
         check_tokens(model, tokens)
+        for patch in self.patches:
+            check_tokens(model, torch.from_numpy(patch.source.tokens))
         denoiser = Denoiser(
             model=model,
             decoding=decoding,
@@ -134,11 +151,12 @@ class Moment:
             sample_ids=self.trajectory.data["sample"].values.tolist(),
             mask_token_id=mask,
             record=record or Record(),
-            edits=(*((self._patched(model),) if self.patches else ()), *((edits,) if edits else ())),
+            edits=(*(self._patched(model, patch) for patch in self.patches), *((edits,) if edits else ())),
             calls=self.step,
         )
-        denoiser.reopen()
-        attributes = {**attributes_of(model, decoding), **self._surgery(changes)}
+        denoiser.reopen(anew=decoding.block_length != before.block_length)
+        surgery = self._surgery(before, decoding, steered=edits is not None)
+        attributes = {**attributes_of(model, decoding), **({SURGERY: json.dumps(surgery)} if surgery else {})}
         initial = tokens if self.step == 0 else torch.from_numpy(self.trajectory.tokens(0))
 
         def earlier(recorder: Recorder) -> None:
@@ -168,35 +186,49 @@ class Moment:
         data = self.trajectory.data.isel(step=slice(0, self.step + 1))
         token, proposal, confidence = (data[name].values for name in ("token", "proposal", "confidence"))
         found = np.full(token[:, 0].shape, np.nan, np.float32)
+        by_hand = {entry["step"]: entry.get("edited", []) for entry in self.trajectory.surgery}
         for step in range(1, self.step + 1):
             own = np.where(token[:, step] == proposal[:, step], confidence[:, step], np.nan)
             found = np.where(token[:, step] == token[:, step - 1], found, own)
+            for sample, position, _ in by_hand.get(step, ()):
+                found[sample, position] = np.nan
         return np.where(token[:, self.step] == self.tokens, found, np.nan)
 
-    def _patched(self, model: LanguageModel) -> StepEdits:
-        """Returns the edits of the next call."""
+    def _patched(self, model: LanguageModel, patch: Patch) -> StepEdits:
+        """Returns the edits of the next call that one patch makes."""
 
         def edits(context: StepContext) -> Mapping[HookPoint, Edit]:
-            if context.step != self.step + 1:
-                return {}
-            return {patch.point: _replacing(model, patch, context) for patch in self.patches}
+            return {patch.point: _replacing(model, patch, context)} if context.step == self.step + 1 else {}
 
         return edits
 
-    def _surgery(self, changes: Mapping[str, Any]) -> dict[str, str]:
-        """Returns the list of what was done so far, if anything was."""
-        before = self.trajectory.tokens(self.step)
-        done: dict[str, Any] = {}
-        changed = self.edits or {}
-        if kept := [[*place, token] for place, token in sorted(changed.items()) if before[place] != token]:
-            done["edited"] = kept
-        if self.patches:
-            done["patched"] = [{"point": str(one.point), "positions": one.positions, "from_step": one.source.step} for one in self.patches]
-        own = self.trajectory.decoding
-        if told := {name: value for name, value in changes.items() if name != "options" and getattr(own, name) != value}:
-            done["changed"] = told
-        past = json.loads(self.trajectory.data.attrs.get(SURGERY, "[]"))
-        return {SURGERY: json.dumps([*past, {"step": self.step, **done}])} if done else {SURGERY: json.dumps(past)} if past else {}
+    def _decoding(self) -> Decoding:
+        """Returns the decoding in force at this step: the trajectory's, less what was changed after it."""
+        decoding = self.trajectory.decoding
+        for entry in reversed(self.trajectory.surgery):
+            if entry["step"] > self.step:
+                was = {name: values[0] for name, values in entry.get("changed", {}).items()}
+                if was.get("stop"):
+                    was["stop"] = Stopping(**was["stop"])
+                decoding = replace(decoding, **was)
+        return decoding
+
+    def _surgery(self, before: Decoding, after: Decoding, *, steered: bool) -> list[dict[str, Any]]:
+        """Returns the list of what was done up to this step, and now."""
+        past = [entry for entry in self.trajectory.surgery if entry["step"] <= self.step]
+        lost = ("patched", "steered")  # at this very step they acted on the next call, which is made anew
+        past = [{name: one for name, one in entry.items() if entry["step"] < self.step or name not in lost} for entry in past]
+        tokens = self.trajectory.tokens(self.step)
+        one, other = asdict(before), asdict(after)
+        patched = [{"point": str(one.point), "positions": one.positions, "from_step": one.source.step} for one in self.patches]
+        done = {
+            "edited": [[*place, token] for place, token in sorted(self.edited.items()) if tokens[place] != token],
+            "patched": patched,
+            "changed": {name: [one[name], other[name]] for name in one if one[name] != other[name]},
+            "steered": steered,
+        }
+        now = {"step": self.step, **{name: value for name, value in done.items() if value}}
+        return [entry for entry in (*past, now) if len(entry) > 1]
 
 
 def _replacing(model: LanguageModel, patch: Patch, context: StepContext) -> Edit:

@@ -36,6 +36,8 @@ _VARIABLES = ("token", "proposal", "state", *CLOCKS, "commit_step", "calls", *SP
 _ATTRIBUTES = ("model", "fingerprint", "task", "policy", "options", "seed")
 _DIGEST = "digest"
 """The attribute that holds a hash of all values: Zarr reads a chunk that is gone as a chunk of fill values, without a word."""
+SURGERY = "surgery"
+"""The attribute that lists, as JSON, what was done to a run on its way."""
 _SLICE = 32
 """Steps read at a time where all are read."""
 
@@ -74,29 +76,40 @@ class _Digest:
                 digest.update(f"{slab.dtype.str} {slab.shape}".encode())
                 digest.update(np.ascontiguousarray(slab).tobytes())
 
-    def text(self) -> str:
-        """Returns the hash of everything so far."""
-        parts = (f"{name} {digest.hexdigest()}" for name, digest in sorted(self._found.items()))
+    def text(self, rest: xr.Dataset) -> str:
+        """Returns the hash of everything so far, and of the samples' ids and the attributes."""
+        parts = [f"{name} {digest.hexdigest()}" for name, digest in sorted(self._found.items())]
+        attributes = {str(name): value for name, value in rest.attrs.items() if name != _DIGEST}
+        parts += [str(rest["sample"].values.tolist()), json.dumps(attributes, sort_keys=True, default=str)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def _digest(data: xr.Dataset) -> str:
     """Returns a hash of the variables' values, reading some steps at a time."""
     digest = _Digest()
-    digest.feed(data.drop_dims("step"))
+    rest = data.drop_dims("step")
+    digest.feed(rest)
     stepped = data[[name for name, variable in data.data_vars.items() if "step" in variable.dims]]
     for first in range(0, data.sizes["step"], _SLICE):
         digest.feed(stepped.isel(step=slice(first, first + _SLICE)))
-    return digest.text()
+    return digest.text(rest)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Returns the attributes of a Zarr folder; none where it is none."""
+    try:
+        return dict(json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _is_trajectory(path: Path) -> bool:
     """Returns whether a path is a Zarr folder that a trajectory's ``save`` made."""
-    try:
-        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        return {"format_version", *_ATTRIBUTES} <= set(attributes)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return {"format_version", *_ATTRIBUTES} <= set(_attributes(path))
+
+
+def _stored_digest(path: Path) -> object:
+    return _attributes(path).get(_DIGEST)
 
 
 @dataclass(frozen=True)
@@ -105,14 +118,16 @@ class Trajectory:
 
     ``data`` has the dims ``sample, step, position`` and the variables ``token``, ``proposal``, ``state`` (see ``State``),
     ``confidence``, ``margin`` (probabilities), ``entropy`` (nats), all over (sample, step, position); ``commit_step`` over (sample,
-    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): network calls
-    used; over (sample, step) ``clock``: steps of the budget used up in the current block, ``block``: which block that is, ``stable``:
-    calls in a row with the same proposals. If recorded, ``top_token`` and ``top_probability`` over (sample, step, position, rank), best
-    first, and channels, ``channel.NAME``, in half precision. ``data.attrs`` names model, fingerprint, task, policy, options (JSON), seed,
-    and, if there was any, the surgery it went through.
+    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): the last step in
+    which it made a network call; over (sample, step) ``clock``: steps of the budget used up in the current block, ``block``: which
+    block that is, ``stable``: calls in a row with the same proposals. If recorded, ``top_token`` and ``top_probability`` over (sample,
+    step, position, rank), best first, and channels, ``channel.NAME``, in half precision. ``data.attrs`` names model, fingerprint, task,
+    policy, options (JSON), seed, and, if there was any, the surgery it went through.
     """
 
     data: xr.Dataset
+    stored: tuple[Path, str] | None = None
+    """The folder that its channels are read from when they are asked for, and the hash of what it held; None where all is in memory."""
 
     @property
     def model(self) -> str:
@@ -158,7 +173,15 @@ class Trajectory:
         """
         if name not in self.channels:
             raise TrajectoryError(f"no channel {name!r} was recorded; choose from {', '.join(self.channels) or 'none'}")
+        if self.stored is not None and _stored_digest(self.stored[0]) != self.stored[1]:
+            raise TrajectoryError(f"{self.stored[0]} no longer holds the trajectory whose channel {name!r} is asked for; load it again")
         return self.data[CHANNEL + name]
+
+    @property
+    def surgery(self) -> list[dict[str, Any]]:
+        """What was done to the run on its way, first things first (see ``models.surgery``)."""
+        found: list[dict[str, Any]] = json.loads(self.data.attrs.get(SURGERY, "[]"))
+        return found
 
     def at(self, step: int) -> Moment:
         """Returns the state of the run after a step (negative: from the end), to edit, branch or resume.
@@ -184,20 +207,20 @@ class Trajectory:
 
     @property
     def calls(self) -> Int[np.ndarray, " batch"]:
-        """Network calls each sample used."""
+        """The last step in which each sample made a network call; it made one in each before, unless it was finished in between."""
         return self.data["calls"].values
 
     def tokens(self, step: int) -> Int[np.ndarray, "batch pos"]:
         """Returns the canvases after ``step``; -1 is the last."""
         return self.data["token"].isel(step=step).values.astype(np.int64)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes the trajectory as Zarr, whole or not at all; a trajectory already there is replaced.
 
         Raises:
             TrajectoryError: Where ``path`` is something else, or cannot be written.
         """
-        with writing(path) as folder:
+        with writing(Path(path)) as folder:
             stream = TrajectoryStream(folder)
             stepped = [name for name, values in self.data.data_vars.items() if "step" in values.dims]
             for first in range(0, self.data.sizes["step"], _SLICE):
@@ -205,12 +228,13 @@ class Trajectory:
             stream.finish(self.data.drop_vars(stepped))
 
     @classmethod
-    def load(cls, path: Path) -> Trajectory:
+    def load(cls, path: Path | str) -> Trajectory:
         """Returns the trajectory saved at ``path``, in memory but for its channels.
 
         Raises:
             TrajectoryError: Where there is none, it is of a newer format, or a part of it is missing.
         """
+        path = Path(path)
         if not (path / "zarr.json").is_file():
             raise TrajectoryError(f"{path} is no trajectory (a Zarr folder as `denoscope trace` writes it)")
         with _readable(path):
@@ -226,7 +250,7 @@ class Trajectory:
             in_memory = {name: values.load() for name, values in data.variables.items() if not str(name).startswith(CHANNEL)}
         if data.attrs.pop(_DIGEST, None) != found:
             raise TrajectoryError(f"{path} is damaged: its values are not those that were saved (a chunk is missing or was changed)")
-        return cls(data.assign(in_memory))
+        return cls(data.assign(in_memory), (path.resolve(), found))
 
 
 def check_free(path: Path) -> None:
@@ -258,13 +282,18 @@ def writing(path: Path) -> Iterator[Path]:
     """
     check_free(path)
     whole = path.resolve()
-    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+    partial, aside = (whole.with_name(f".{whole.name}.{kind}-{os.getpid()}") for kind in ("partial", "replaced"))
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if whole.exists():
-            shutil.rmtree(whole)
-        partial.rename(whole)
+            whole.rename(aside)
+        try:
+            partial.rename(whole)
+        except OSError:
+            aside.rename(whole)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise TrajectoryError(f"the trajectory could not be written to {path}: {error.strerror or error}") from None
     finally:
@@ -288,7 +317,7 @@ class TrajectoryStream:
         """Adds what has no steps, and the attributes."""
         self._how = {"mode": "a"}
         self._digest.feed(rest)
-        self._write(rest.assign_attrs({_DIGEST: self._digest.text()}))
+        self._write(rest.assign_attrs({_DIGEST: self._digest.text(rest)}))
 
     def _write(self, data: xr.Dataset) -> None:
         with warnings.catch_warnings():

@@ -501,6 +501,14 @@ def test_left_to_right_is_the_naive_loop(seed: int, tiny_model: Callable[..., An
         run.at(1).resume(model)
 
 
+def test_a_draw_left_to_right_does_not_depend_on_the_batch(tiny_model: Callable[..., Any]) -> None:
+    model, tokens = tiny_model("causal"), torch.tensor([[3, MASK, MASK, 4, MASK], [3, 1, 2, MASK, MASK]])
+    together = write_left_to_right(model, tokens, temperature=2.0, top_p=0.9, seed=1).tokens(-1)
+    for sample in (0, 1):
+        alone = write_left_to_right(model, tokens[[sample]], temperature=2.0, top_p=0.9, seed=1, sample_ids=[sample]).tokens(-1)
+        assert (alone[0] == together[sample]).all()
+
+
 def test_left_to_right_leaves_a_finished_text_alone(tiny_model: Callable[..., Any]) -> None:
     tokens = torch.tensor([[1, 2, 3]])
     assert torch.equal(torch.from_numpy(write_left_to_right(tiny_model("causal"), tokens).tokens(-1)), tokens)

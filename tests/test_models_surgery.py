@@ -1,5 +1,6 @@
 """Stopping a run at any step, changing it, and going on."""
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from models.decoding import Decoding, Stopping
 from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
+from models.prompt import PromptError, padded
 from models.recorder import Channel, Record
 from models.trajectory import State, Trajectory, TrajectoryError
 from models.turn import PolicyError
@@ -121,7 +123,7 @@ def test_what_cannot_be_done_is_named(model: LanguageModel, tiny_model: Callable
         run.at(99)
     with pytest.raises(TrajectoryError, match=r"no sample 2; the trajectory has samples 0 to 1"):
         run.at(1).edit({1: 3}, sample=2)
-    with pytest.raises(TrajectoryError, match=r"no position 10; the trajectory has positions 0 to 9"):
+    with pytest.raises(TrajectoryError, match=r"no position 10; sample 0 has positions 0 to 9"):
         run.at(1).edit({10: 3})
     with pytest.raises(ValueError, match="token 12; the tokens of"):
         run.at(1).edit({1: 12}).resume(model)
@@ -129,11 +131,73 @@ def test_what_cannot_be_done_is_named(model: LanguageModel, tiny_model: Callable
         run.at(1).resume(model, policy="best")
     with pytest.raises(TrajectoryError, match=r"is of tiny \(.*\), not of"):
         run.at(1).resume(tiny_model(seed=5))
-    with pytest.raises(TrajectoryError, match="positions must agree"):
+    with pytest.raises(TrajectoryError, match="they must agree"):
         run.at(1).patch(resid_post(0), denoise(model, TOKENS[:, :9]).at(1))
     foreign = Trajectory(run.data.assign_attrs(policy="prophet", options="{}"))
     with pytest.raises(TrajectoryError, match="decoded by 'prophet', which is no policy here; it can be looked at, not resumed"):
         foreign.at(1).resume(model)
+
+
+@pytest.mark.parametrize("name", ["remdm_conf", "blocks", "stopping"])
+def test_a_run_that_was_operated_on_resumes_to_itself_and_from_before_to_the_run_it_came_from(model: LanguageModel, name: str) -> None:
+    run = denoise(model, TOKENS, DECODINGS[name])
+    masked = np.flatnonzero(run.tokens(2)[0] == MASK)[:1]
+    proposed = {int(position): int(run.data["proposal"].values[0, 2, position]) for position in masked}
+    operated = run.at(2).edit(proposed, sample=0).branch(8).resume(model, temperature=2.0)
+    assert operated.surgery[0]["changed"] == {"seed": [run.decoding.seed, 8], "temperature": [run.decoding.temperature, 2.0]}
+    for step in range(2, operated.n_steps + 1):
+        assert operated.at(step).resume(model).data.identical(operated.data), step
+    for step in (0, 1):
+        assert operated.at(step).resume(model).data.identical(run.data), step
+
+
+def test_interventions_on_activations_are_told_and_not_made_again(model: LanguageModel) -> None:
+    def push(context: Any) -> dict[Any, Any]:
+        return {resid_post(0): lambda activation: activation + 3 * torch.ones_like(activation).cumsum(-1)}
+
+    plain, steered = denoise(model, TOKENS), denoise(model, TOKENS, edits=push)
+    assert (plain.surgery, steered.surgery) == ([], [{"step": 0, "steered": True}])
+    assert steered.at(0).resume(model).data.identical(plain.data)
+    assert plain.at(3).resume(model, edits=push).surgery == [{"step": 3, "steered": True}]
+    patched = plain.at(2).patch(resid_post(0), steered.at(2)).resume(model)
+    assert patched.at(2).resume(model).data.identical(plain.data)
+
+
+def test_patches_at_one_point_add_up(model: LanguageModel) -> None:
+    run, point = denoise(model, TOKENS, "sequential"), resid_post(0)
+    other = run.at(2).edit({0: 9}, sample=0)
+    apart = run.at(2).patch(point, other, (4,)).patch(point, other, (5,)).resume(model)
+    together = run.at(2).patch(point, other, (4, 5)).resume(model)
+    assert apart.data.drop_attrs().identical(together.data.drop_attrs())
+
+
+def test_a_run_goes_on_in_blocks_of_another_length(model: LanguageModel) -> None:
+    run = denoise(model, torch.full((1, 8), MASK), Decoding("sequential", block_length=4))
+    again = run.at(2).resume(model, block_length=2)
+    assert again.n_steps == 8
+    assert again.data["commit_step"].values[0].tolist() == list(range(1, 9))
+    assert run.at(-1).resume(model, block_length=2).n_steps == 8, "nothing was left to write"
+
+
+def test_tokens_may_be_whole_numbers_of_any_kind(model: LanguageModel) -> None:
+    assert denoise(model, TOKENS.int()).data.identical(denoise(model, TOKENS).data)
+
+
+def test_what_a_network_cannot_have_said_stops_the_run(model: LanguageModel) -> None:
+    with pytest.raises(PromptError, match="logits of call 1 are not finite"):
+        denoise(model, TOKENS, edits=lambda context: {resid_post(0): lambda activation: activation * torch.nan})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (TOKENS.float(), r"of the kind torch.float32; they must be whole numbers"),
+        ([TOKENS[0], TOKENS], r"shapes \[\(2, 10\)\]"),
+    ],
+)
+def test_what_are_no_tokens_is_named(model: LanguageModel, tokens: Any, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        inspect.unwrap(padded)(tokens)
 
 
 # ---------------------------------------------------------------- what is recorded
@@ -181,6 +245,45 @@ def test_a_streamed_run_is_the_run_in_memory(model: LanguageModel, tmp_path: Any
     memory.save(tmp_path / "saved.zarr")
     assert Trajectory.load(tmp_path / "saved.zarr").data.identical(memory.data)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run.zarr", "saved.zarr"]
+
+
+def test_a_resumed_run_can_keep_more_and_replaces_a_stored_one_whole(
+    model: LanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.recorder.FLUSHED_STEPS", 2)
+    path = tmp_path / "run.zarr"
+    probe = torch.nn.Linear(model.d_model, 3)
+    record = Record(2, {"late": Channel(resid_post(0), probe)}, path)
+    plain = denoise(model, TOKENS, record=Record(store=path))
+    more = plain.at(5).resume(model, record=record)
+    assert more.data["token"].equals(plain.data["token"])
+    late = more.channel("late").values
+    assert late.shape == (2, plain.n_steps + 1, 10, 3)
+    assert np.isnan(late[:, :6]).all()
+    assert not np.isnan(late[:, 6:]).all()
+    denoise(model, TOKENS, "sequential", record=record)
+    with pytest.raises(TrajectoryError, match=r"run\.zarr no longer holds the trajectory whose channel 'late' is asked for"):
+        more.channel("late")
+
+
+def test_channels_may_have_any_name_and_must_fit_positions(model: LanguageModel) -> None:
+    plain = denoise(model, TOKENS)
+    named = denoise(model, TOKENS, record=Record(channels={"confidence": Channel(resid_post(0), lambda one: one.norm(dim=-1))}))
+    assert named.data["token"].equals(plain.data["token"])
+    np.testing.assert_allclose(named.data["confidence"], plain.data["confidence"], atol=1e-6)
+    with pytest.raises(TrajectoryError, match=r"the channel 'mean' reads \(2, 64\) from \(2, 10, 64\)|one number, or one vector"):
+        denoise(model, TOKENS, record=Record(channels={"mean": Channel(resid_post(0), lambda one: one.mean(1))}))
+    with pytest.raises(TrajectoryError, match="top_k is 13; tiny has 12 tokens"):
+        denoise(model, TOKENS, record=Record(top_k=13))
+
+
+def test_ids_and_attributes_are_part_of_what_is_checked(model: LanguageModel, tmp_path: Any) -> None:
+    path = tmp_path / "run.zarr"
+    denoise(model, TOKENS, sample_ids=[5, 2]).save(path)
+    whole = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps({**whole, "attributes": {**whole["attributes"], "seed": 9}}))
+    with pytest.raises(TrajectoryError, match="damaged"):
+        Trajectory.load(path)
 
 
 def test_a_run_that_fails_leaves_nothing_and_keeps_the_earlier_one(model: LanguageModel, tmp_path: Any) -> None:
