@@ -151,6 +151,7 @@ def test_prompts_of_a_file_are_traced_together(denoscope: Run, twins: dict[str, 
         ("speed=1", "no setting 'speed'; choose from threshold, block_length"),
         ("fast", "NAME=VALUE"),
         ("=2", "NAME=VALUE"),
+        ("threshold=0.3", "--set gives 'threshold' twice"),
     ):
         refused(denoscope(*asked, "--prompt", BOARD, "--set", setting), said)
 

@@ -38,6 +38,8 @@ def decoding_of(policy: str, settings: list[str] | None, *, steps: int | None, s
     found: dict[str, int | float] = {}
     for text in settings or ():
         name, equals, value = text.partition("=")
+        if name in found:
+            raise OutputError(f"--set gives {name!r} twice; give it once")
         try:
             found[name] = int(value) if value.lstrip("+-").isdigit() else float(value)
         except ValueError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from interp.cli.app import app, out
+from interp.cli.app import OutputError, app, out
 
 
 @app.command()
@@ -30,7 +30,11 @@ def view(
 
     check_place(target)
     paths = [path for path in (source, other) if path is not None]
-    trajectories = [load_trace(path, mask_token_id=mask_token, model=model, task=task) for path in paths]
+    told: dict[str, Any] = {"mask_token_id": mask_token, "model": model, "task": task}
+    foreign = [path for path in paths if not path.is_dir()]
+    if not foreign and any(value is not None for value in told.values()):
+        raise OutputError("--mask-token, --model and --task are for foreign files; a trajectory of ours says them itself")
+    trajectories = [load_trace(path, **(told if path in foreign else {})) for path in paths]
     page = show(*trajectories, sample=sample, tokenizer=tokenizer)
     page.save(target)
     out.print(f"{target}: {len(page.html) / 2**20:.1f} MB; open it in a browser", markup=False)

@@ -145,15 +145,16 @@ def measure(request: Request) -> list[Statistic]:
 
 def findings(statistics: Sequence[Statistic]) -> list[str]:
     """Returns a line for each model and policy, the best first."""
-    named = {statistic.name: statistic for statistic in statistics}
+    found = {(one.name, value.at["policy"], value.at["model"]): value.estimate for one in statistics for value in one.values}
     said = []
-    for value in sorted(named["exact"].values, key=lambda value: -value.estimate.value):
-        at = {axis: named[axis].at(**value.at) for axis in ("calls", "revisions", "order")}
-        one = value.estimate
-        said.append(
-            f"{value.at['policy']} ({value.at['model']}): {one.value:.1%} [{one.low:.1%}, {one.high:.1%}] of {one.n} boards in "
-            f"{at['calls'].value:.1f} calls, {at['revisions'].value:.1f} revisions a board, tau-b {at['order'].value:.2f}."
-        )
+    for (name, policy, model), exact in sorted(found.items(), key=lambda item: -item[1].value):
+        if name == "exact":
+            calls, revisions = (found[other, policy, model].value for other in ("calls", "revisions"))
+            order = found.get(("order", policy, model))
+            said.append(
+                f"{policy} ({model}): {exact.value:.1%} [{exact.low:.1%}, {exact.high:.1%}] of {exact.n} boards in {calls:.1f} calls, "
+                f"{revisions:.1f} revisions a board, tau-b {'not defined' if order is None else f'{order.value:.2f}'}."
+            )
     return said
 
 
