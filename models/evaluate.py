@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,13 @@ def evaluate(
 
     Raises:
         TaskError: On a model of text.
-        PolicyError: On an unknown policy or option, whatever the model; on steps or a temperature for a causal one.
+        PolicyError: On an unknown policy or option, whatever the model; on anything but a policy and a seed for a causal one.
     """
     how = Decoding(decoding) if isinstance(decoding, str) else decoding
     task, causal = puzzle_task(model.task), model.facts.objective == "causal"
-    if causal and (how.steps is not None or how.temperature):
-        raise PolicyError(f"{model.name} is a causal model: it writes greedily, one token a call; steps and temperature are not for it")
+    if causal and replace(how, policy="low_confidence", options={}, seed=0) != Decoding():
+        rule = "it writes greedily, one token a call; steps and temperature are not for it, nor blocks, guidance and stopping"
+        raise PolicyError(f"{model.name} is a causal model: {rule}")
     answers = task.prompt(examples)
     unwritten = answers == task.mask_token_id
     calls = unwritten.sum(1).numpy()

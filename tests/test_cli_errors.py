@@ -269,9 +269,10 @@ def test_evaluate_prints_one_json_value(model: str, denoscope: Run, twins: dict[
 
 
 def test_steps_are_not_silently_ignored_by_a_causal_model(denoscope: Run, twins: dict[str, Path], puzzles: Path) -> None:
-    ended = denoscope("evaluate", twins["causal"], "--puzzles", puzzles, "--steps", 2)
-    assert ended.code == 2
-    assert "steps and temperature are not for it" in ended.stderr
+    for unheeded in (["--steps", 2], ["--set", "guidance=1"], ["--set", "block_length=3"]):
+        ended = denoscope("evaluate", twins["causal"], "--puzzles", puzzles, *unheeded)
+        assert ended.code == 2
+        assert "steps and temperature are not for it" in ended.stderr
 
 
 def test_a_full_board_is_judged_without_a_call(denoscope: Run, twins: dict[str, Path], tmp_path: Path) -> None:
