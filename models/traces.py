@@ -104,9 +104,7 @@ def _recorded(
     recorder = Recorder(tokens[0], tokens[0] == mask_token_id, mask_token_id)
     for canvas, proposal in zip(tokens[1:], said[1:], strict=True):
         recorder.add(np.arange(len(canvas)), canvas, {"proposal": proposal})
-    found = recorder.finish({"fingerprint": "", "options": "{}", "seed": 0, **names})
-    assert found is not None  # it is in memory
-    return found
+    return recorder.finish({"fingerprint": "", "options": "{}", "seed": 0, **names})
 
 
 def _canvases(histories: Sequence[Tensor | np.ndarray], mask_token_id: int) -> Int[np.ndarray, "step batch pos"]:

@@ -98,6 +98,7 @@ window.denoscopeTrace.canvas = (() => {
         given: now.state === State.PROMPT, written: isWritten(now.state), masked: now.masked, proposed: now.proposed > 0, fresh: now.fresh,
         revised: now.state === State.REVISED, erased: now.taken, tinted: !Number.isNaN(now.sure), padding: now.state === State.PADDING,
         special: !board && SPECIAL.test(text), long: board && text.length > 1,
+        repeated: !board && now.state === State.PROMPT && SPECIAL.test(text) && position > 0 && run.token[now.index - 1] === now.token,
       };
       for (const [flag, on] of Object.entries(flags)) cell.classList.toggle(flag, on);
       cell.style.setProperty("--sure", flags.tinted ? `${Math.round(100 * now.sure)}%` : "0%");
