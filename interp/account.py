@@ -11,9 +11,10 @@ from jaxtyping import Int8
 
 from interp.boards import mixed_boards
 from interp.concepts import CONCEPTS
+from interp.corpus import puzzle_corpus
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, read
-from interp.transfer import Puzzles, Twins, collect
+from interp.transfer import Twins, collect
 from interp.viz.page import render_trace_page, write_page
 from interp.viz.sudoku_view import board_traces
 from models.hookpoints import resid_post
@@ -57,9 +58,8 @@ def fit_readers(
     boards = mixed_boards(sum(sizes), seed)
     points = [resid_post(layer) for layer in range(diffusion.n_layers)]
     tell("fit readers", 0, len(NARRATED) + 1)
-    data = collect(
-        twins, Puzzles.of(diffusion, boards[: sizes[0]]), Puzzles.of(diffusion, boards[sizes[0] :]), points, untrained=False, seed=seed
-    )
+    fit, test = (puzzle_corpus(diffusion.task, part) for part in (boards[: sizes[0]], boards[sizes[0] :]))
+    data = collect(twins, fit, test, points, untrained=False, seed=seed)
     readers: dict[str, Reader] = {}
     for name in NARRATED:
         tell("fit readers", len(readers) + 1, len(NARRATED) + 1)

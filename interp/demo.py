@@ -14,13 +14,14 @@ from interp.account import NARRATED, Account, solutions_of
 from interp.boards import mixed_boards
 from interp.clock import Clock, Progress
 from interp.concepts import CONCEPTS
+from interp.corpus import puzzle_corpus
 from interp.faithfulness import causal_test, make_trial
 from interp.features import SaeRecipe, fit_sae, sae_entry
 from interp.findings import findings
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
 from interp.report import EvaluationEntry, Report, write_report
-from interp.transfer import Puzzles, Twins, collect, estimate, model_entry, transfer_table
+from interp.transfer import Twins, collect, estimate, model_entry, transfer_table
 from interp.verdict import judge
 from interp.viz.figures import REPORT_FIGURES, confidence_figure
 from interp.viz.page import render_page, write_page
@@ -112,7 +113,8 @@ def run_demo(
     points = [resid_post(layer) for layer in range(twins.ar.n_layers)]
     middle = resid_post(twins.ar.n_layers // 2)
     with clock.stage("harvest") as on_model:
-        data = collect(twins, Puzzles.of(twins.ar, fitted), Puzzles.of(twins.ar, tested), points, seed=seed, on_model=on_model)
+        fit, test = (puzzle_corpus(twins.ar.task, part) for part in (fitted, tested))
+        data = collect(twins, fit, test, points, seed=seed, on_model=on_model)
     with clock.stage("probes") as on_entry:
         table = []
         for entry in transfer_table(data, list(CONCEPTS.values()), points, seed=seed):
@@ -132,7 +134,7 @@ def run_demo(
         account, control = _accounts(twins, trajectory, readers, controls, on_step)
         (out / "reading.jsonl").write_text(to_jsonl(account.statements), encoding="utf-8")
     with clock.stage("faithfulness") as on_step:
-        trial = make_trial(twins.diffusion, Puzzles.of(twins.diffusion, pushed), Decoding("threshold", seed=seed))
+        trial = make_trial(twins.diffusion, puzzle_corpus(twins.diffusion.task, pushed), Decoding("threshold", seed=seed))
         entries = list(causal_test(twins.diffusion, data, CONCEPTS["candidates"], points[1:-1:2], trial, seed=seed, on_step=on_step))
     report = Report(
         task="sudoku",

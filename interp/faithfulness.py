@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.concepts import Concept
+from interp.concepts import Concept, labels_of
+from interp.corpus import Corpus
 from interp.report import Estimate, FaithfulnessEntry
-from interp.transfer import Puzzles, TransferData, estimate, labels_of
+from interp.transfer import TransferData, estimate
 from models.backends import Edit
 from models.decoding import Decoding
 from models.denoise import StepContext, denoise
@@ -57,7 +58,7 @@ def _cell_log_probabilities(model: LanguageModel, canvases: Int[Tensor, "batch p
 
 
 @torch.no_grad()
-def make_trial(model: LanguageModel, puzzles: Puzzles, decoding: Decoding) -> Trial:
+def make_trial(model: LanguageModel, puzzles: Corpus, decoding: Decoding) -> Trial:
     """Returns boards stopped on the model's own way, a share ``MASK_RATE`` of their cells unwritten, with a drawn cell each.
 
     Cells with no excluded digit are not drawn; boards without any other cell drop out.

@@ -31,8 +31,7 @@ class Harvest:
     def at_mask_rate(self, rate: float) -> Harvest:
         """Returns the rows harvested at the nominal mask rate ``rate``."""
         keep = self.sites.mask_rate == torch.tensor(rate)
-        sites = Sites(*(getattr(self.sites, name)[keep] for name in ("seen", "truth", "position", "sample", "mask_rate")))
-        return replace(self, sites=sites, activations={point: values[keep] for point, values in self.activations.items()})
+        return replace(self, sites=self.sites.rows(keep), activations={point: values[keep] for point, values in self.activations.items()})
 
 
 def mask_canvas(
@@ -143,5 +142,5 @@ def harvest(
         rows, positions = _draw(asked, sites_per_canvas * len(mask_rates), generator)
         seen = _causal_view(sequences[rows], asked[rows], positions, mask_id)
         site_rate = (seen == mask_id).sum(1) / asked[rows].sum(1)
-    sites = Sites(seen, sequences[sample[rows]], positions, sample[rows], site_rate)
+    sites = Sites.unwritten(seen, sequences[sample[rows]], positions, sample[rows], site_rate)
     return Harvest(sites, activations_at(model, canvases, rows, positions, points, on_batch))

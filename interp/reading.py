@@ -15,9 +15,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.concepts import CONCEPTS, Concept
+from interp.concepts import CONCEPTS, Concept, labels_of
 from interp.harvest import Harvest, activations_at
-from interp.transfer import TransferData, alignment_at, fit_reader, labels_of
+from interp.transfer import TransferData, alignment_at, fit_reader
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.tasks import puzzle_task

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.concepts import INPUT_FEATURES, Concept, Sites
+from interp.concepts import INPUT_FEATURES, Concept, Sites, labels_of
+from interp.corpus import Corpus
 from interp.harvest import MASK_RATES, Harvest, activations_at, harvest
 from interp.report import Estimate, ModelEntry, ProbeEntry
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
-from models.tasks import puzzle_task
 from probes.align import ALIGNMENTS, Alignment
 from probes.controls import shuffle_labels
 from probes.linear import LinearProbe, fit_logistic
@@ -43,20 +42,6 @@ class Twins:
         shapes = [(model.facts.task, model.n_layers, model.d_model) for model in (self.ar, self.diffusion)]
         if shapes[0] != shapes[1]:
             raise TransferError(f"twins have one task and shape; {self.ar.name} has {shapes[0]} and {self.diffusion.name} {shapes[1]}")
-
-
-@dataclass(frozen=True)
-class Puzzles:
-    """Sequences with the places where their answers are asked for."""
-
-    sequences: Int[Tensor, "batch pos"]
-    asked: Bool[Tensor, "batch pos"]
-
-    @classmethod
-    def of(cls, model: LanguageModel, examples: Any) -> Puzzles:
-        """Returns the examples of a model's task as sequences."""
-        task = puzzle_task(model.task)
-        return cls(task.encode(examples), task.prompt(examples) == task.mask_token_id)
 
 
 @dataclass(frozen=True)
@@ -93,8 +78,8 @@ def shuffled_weights(model: LanguageModel, seed: int) -> LanguageModel:
 
 def collect(
     twins: Twins,
-    fit: Puzzles,
-    test: Puzzles,
+    fit: Corpus,
+    test: Corpus,
     points: Sequence[HookPoint],
     *,
     untrained: bool = True,
@@ -106,8 +91,8 @@ def collect(
 
     Args:
         twins: The pair.
-        fit: Puzzles that readers and maps are fitted on.
-        test: Puzzles that they are scored on.
+        fit: Puzzles or texts that readers and maps are fitted on.
+        test: Others that they are scored on.
         points: Hook points.
         untrained: Whether to harvest the untrained floor as well.
         sites_per_canvas: See ``harvest``.
@@ -118,8 +103,8 @@ def collect(
     splits: dict[str, Split] = {}
     for done, (name, model) in enumerate(models.items(), start=1):
         parts = (
-            harvest(model, puzzles.sequences, puzzles.asked, points, sites_per_canvas=sites_per_canvas, seed=seed + offset)
-            for offset, puzzles in enumerate((fit, test))
+            harvest(model, corpus.sequences, corpus.asked, points, sites_per_canvas=sites_per_canvas, seed=seed + offset)
+            for offset, corpus in enumerate((fit, test))
         )
         splits[name] = Split(*parts)
         on_model(done, len(models) + 1)
@@ -128,11 +113,6 @@ def collect(
     on_model(len(models) + 1, len(models) + 1)
     fingerprints = {name: model.fingerprint for name, model in models.items()}
     return TransferData(splits["ar"], splits["diffusion"], splits.get("untrained"), paired, fingerprints)
-
-
-def labels_of(concept: Concept, sites: Sites) -> Bool[Tensor, "row head"]:
-    """Returns a concept's ground truth as a tensor."""
-    return torch.from_numpy(concept.labels(sites))
 
 
 def estimate(interval: Interval) -> Estimate:
@@ -160,7 +140,7 @@ def fit_reader(data: TransferData, which: str, concept: Concept, point: HookPoin
 
 
 def _judge(probe: LinearProbe, x: Tensor, labels: Tensor, sites: Sites, seed: int) -> Estimate:
-    return estimate(bootstrap_auc(probe.scores(x), labels, sites.sample, seed=seed))
+    return estimate(bootstrap_auc(probe.scores(x), labels, sites.group, seed=seed))
 
 
 def input_baseline(data: TransferData, concept: Concept, seed: int) -> Estimate:
@@ -172,7 +152,7 @@ def input_baseline(data: TransferData, concept: Concept, seed: int) -> Estimate:
 
 
 def _all_right(probe: LinearProbe, x: Tensor, labels: Tensor, sites: Sites, seed: int) -> Estimate:
-    return estimate(bootstrap_mean(((probe.scores(x) > 0) == labels).all(1), sites.sample, seed=seed))
+    return estimate(bootstrap_mean(((probe.scores(x) > 0) == labels).all(1), sites.group, seed=seed))
 
 
 def _untrained_floor(data: TransferData, concept: Concept, point: HookPoint, seed: int) -> Estimate:

@@ -40,7 +40,7 @@ def sites_of(n: int = 12, seed: int = 3) -> Sites:
         written = rng.permutation(asked)[: len(asked) // 2]
         seen[row, SOLUTION.start + written] = truth[row, SOLUTION.start + written]
         position.append(SOLUTION.start + rng.choice(np.setdiff1d(asked, written)))
-    return Sites(seen, truth, torch.tensor(position), torch.arange(n), torch.full((n,), 0.5))
+    return Sites.unwritten(seen, truth, torch.tensor(position), torch.arange(n), torch.full((n,), 0.5))
 
 
 def boards_and_cells(sites: Sites) -> list[tuple[list[int], int]]:

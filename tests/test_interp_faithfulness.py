@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.concepts import CONCEPTS, Sites
+from interp.concepts import CONCEPTS, Sites, labels_of
+from interp.corpus import puzzle_corpus
 from interp.faithfulness import MASK_RATE, Trial, causal_test, make_trial, natural_push
 from interp.harvest import Harvest, harvest
-from interp.transfer import Puzzles, Split, TransferData, labels_of
+from interp.transfer import Split, TransferData
 from models.decoding import Decoding
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
@@ -27,13 +28,13 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def trial(model: LanguageModel) -> Trial:
-    return make_trial(model, Puzzles.of(model, generate(6, "naked_singles", seed=21)), Decoding("threshold"))
+    return make_trial(model, puzzle_corpus(model.task, generate(6, "naked_singles", seed=21)), Decoding("threshold"))
 
 
 @pytest.fixture(scope="module")
 def data(model: LanguageModel) -> TransferData:
     """Harvests of the diffusion twin in both places: only the mass-mean directions of the first are used."""
-    puzzles = Puzzles.of(model, generate(24, "naked_singles", seed=22))
+    puzzles = puzzle_corpus(model.task, generate(24, "naked_singles", seed=22))
     points = [resid_post(layer) for layer in range(model.n_layers)]
     found = harvest(model, puzzles.sequences, puzzles.asked, points, sites_per_canvas=10)
     return TransferData(Split(found, found), Split(found, found), None, found.activations, {"ar": model.fingerprint})
@@ -59,7 +60,7 @@ def test_the_natural_push_is_the_distance_between_class_means() -> None:
     puzzles = generate(40, seed=3)
     sequences = SUDOKU.encode(puzzles)
     position = torch.full((40,), SOLUTION.start) + torch.from_numpy((puzzles.givens == 0).argmax(1))
-    sites = Sites(SUDOKU.prompt(puzzles), sequences, position, torch.arange(40), torch.ones(40))
+    sites = Sites.unwritten(SUDOKU.prompt(puzzles), sequences, position, torch.arange(40), torch.ones(40))
     keep = labels_of(CONCEPT, sites)
     spread = torch.arange(1.0, 10.0)
     found = Harvest(sites, {resid_post(0): keep.float() * spread})

@@ -11,15 +11,15 @@ import torch
 
 from interp.account import account_of, fit_readers, write_account
 from interp.concepts import CONCEPTS
+from interp.corpus import puzzle_corpus
 from interp.reading import Reader, ReadingError, _moved, load_readers, random_reader, read, save_readers
-from interp.transfer import Puzzles, Twins, collect
+from interp.transfer import Twins, collect
 from interp.viz.sudoku_view import board_traces
 from models.decoding import Decoding
 from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.load import load
-from models.tasks.sudoku.generator import Puzzles as Boards
 from models.tasks.sudoku.generator import generate
 from models.tasks.sudoku.task import SUDOKU
 from models.trajectory import Trajectory
@@ -101,10 +101,9 @@ def test_a_trajectory_of_another_model_is_not_read(model: LanguageModel, readers
 
 
 def test_a_random_reader_keeps_the_form_and_loses_the_content(model: LanguageModel, readers: dict[str, Reader]) -> None:
-    boards: Boards = generate(40, "naked_singles", seed=33)
-    data = collect(
-        Twins(load("sudoku-ar"), model), Puzzles.of(model, boards[:10]), Puzzles.of(model, boards[10:]), [resid_post(3)], untrained=False
-    )
+    boards = generate(40, "naked_singles", seed=33)
+    fit, test = (puzzle_corpus(model.task, part) for part in (boards[:10], boards[10:]))
+    data = collect(Twins(load("sudoku-ar"), model), fit, test, [resid_post(3)], untrained=False)
     reader = replace(readers["candidates"], point=resid_post(3))
     control = random_reader(reader, data, seed=0)
     assert control.probe.weight.shape == reader.probe.weight.shape

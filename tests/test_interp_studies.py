@@ -244,7 +244,9 @@ def test_the_later_cells_are_the_next_unwritten_ones_and_nothing_of_them_is_visi
         first = unwritten.index(cells[0])
         assert cells == [unwritten[first + k] for k in AHEAD]
         assert later.digit[row].tolist() == [puzzles.solutions[board, cell] for cell in cells]
-        seen, _ = visible_cells(Sites(later.prefix[[row]], later.prefix[[row]], later.target[[row], 0], later.board[[row]], torch.ones(1)))
+        seen, _ = visible_cells(
+            Sites.unwritten(later.prefix[[row]], later.prefix[[row]], later.target[[row], 0], later.board[[row]], torch.ones(1))
+        )
         shown = puzzles.givens[board].copy()
         shown[unwritten[:first]] = puzzles.solutions[board, unwritten[:first]]
         assert seen[0].tolist() == shown.tolist()

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp.concepts import CONCEPTS, Sites
+from interp.concepts import CONCEPTS, Sites, labels_of
 from interp.harvest import MASK_RATES, Harvest, mask_canvas
-from interp.transfer import Split, TransferData, Twins, fit_reader, labels_of, shuffled_weights, transfer_table
+from interp.transfer import Split, TransferData, Twins, fit_reader, shuffled_weights, transfer_table
 from models.hookpoints import resid_post
 from models.load import load
 from models.tasks.sudoku.generator import generate
@@ -32,7 +32,7 @@ def planted(seed: int, n: int = 60, *, turn: torch.Tensor | None = None, shift: 
     rows, positions = torch.nonzero(canvases == MASK_ID, as_tuple=True)
     kept = torch.randperm(len(rows), generator=generator)[:1500]
     rows, positions = rows[kept], positions[kept]
-    sites = Sites(canvases[rows], sequences[sample[rows]], positions, sample[rows], rates[rows])
+    sites = Sites.unwritten(canvases[rows], sequences[sample[rows]], positions, sample[rows], rates[rows])
     activations = 0.3 * torch.randn(len(rows), D_MODEL, generator=generator)
     activations[:, :9] += labels_of(CONCEPT, sites).float()
     moved = (activations if turn is None else activations @ turn) + shift

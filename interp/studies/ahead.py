@@ -79,7 +79,7 @@ def written_later(model: LanguageModel, later: Later) -> Bool[Tensor, "row ahead
 
 def peers_of(later: Later, index: int) -> Float[Tensor, "row feature"]:
     """Returns what is visible of the peers of the cell ``AHEAD[index]`` cells ahead, one-hot."""
-    sites = Sites(later.prefix, later.prefix, later.target[:, index], later.board, torch.zeros(len(later.board)))
+    sites = Sites.unwritten(later.prefix, later.prefix, later.target[:, index], later.board, torch.zeros(len(later.board)))
     return torch.from_numpy(INPUT_FEATURES["sudoku"](sites))
 
 
