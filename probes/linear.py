@@ -1,16 +1,14 @@
 """Linear probes: one direction and one threshold a head, fitted on labelled activations.
 
 Logistic probes are the field's standard reader (Alain & Bengio 2016); the difference of means (Marks & Tegmark 2023) has
-no hyperparameter and tends to name directions that also act when they are added.
+no hyperparameter and tends to name directions that also act when they are added. ``probes.fitters`` has more, and the table of all.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from probes.errors import FORMAT_VERSION, ProbeError, check_finite, check_fitted_on, read_config
+from probes.errors import FORMAT_VERSION, ProbeError, check_fitted_on, read_config
+from probes.logistic import Link, Regression, Rows, principal_axes
+from probes.moments import ROWS_AT_ONCE, Chunks, Moments, checked, gather
 
 ARTEFACT = "linear-probe"
 WEIGHTS_NAME = "model.safetensors"
-GRADIENT_TOLERANCE, GRADIENT_WARNING = 1e-4, 3e-3
-"""Where the solver stops, and above what it says that it did not get there (in float32 it stalls between 1e-4 and 1e-3)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +35,11 @@ class LinearProbe:
     heads: tuple[str, ...]
     """What each head reads."""
     kind: str
-    """The fitter that made it: a name in ``FITTERS``."""
+    """The fitter that made it: a name in ``probes.fitters.FITTERS``."""
     fitted_on: str
     """Fingerprint of where its activations came from: model and hook point."""
+    link: Link = "sigmoid"
+    """What makes probabilities of the logits: heads are independent (sigmoid), or exclusive classes (softmax)."""
 
     def __post_init__(self) -> None:
         shapes = (self.weight.ndim, self.weight.shape[0], tuple(self.bias.shape))
@@ -61,8 +61,9 @@ class LinearProbe:
         return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
     def probabilities(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row head"]:
-        """Returns the sigmoid of the logits; heads are independent, so they need not sum to 1."""
-        return torch.sigmoid(self.scores(x))
+        """Returns the sigmoid of the logits (of independent heads, so they need not sum to 1) or their softmax."""
+        scores = self.scores(x)
+        return torch.sigmoid(scores) if self.link == "sigmoid" else torch.softmax(scores, -1)
 
     def directions(self) -> Float[Tensor, "head d_model"]:
         """Returns the weights as unit row vectors."""
@@ -70,102 +71,108 @@ class LinearProbe:
 
     def to(self, device: torch.device | str) -> LinearProbe:
         """Returns the same probe on another device."""
-        return LinearProbe(self.weight.to(device), self.bias.to(device), self.heads, self.kind, self.fitted_on)
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
+    def only(self, heads: Sequence[str]) -> LinearProbe:
+        """Returns the probe of some of its heads, in this order: one concept of a sweep. Exclusive classes stay together.
 
-def _check_data(x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"], heads: Sequence[str]) -> None:
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise ProbeError(f"activations {tuple(x.shape)} and labels {tuple(y.shape)}; they must be [row, d_model] and [row, head]")
-    if y.shape[1] != len(heads):
-        raise ProbeError(f"labels for {y.shape[1]} heads and {len(heads)} names; give one name a head")
-    repeated = [name for name, count in Counter(heads).items() if count > 1]
-    if repeated:
-        raise ProbeError(f"heads named more than once: {', '.join(repeated)}; names must be unique")
-    check_finite(x)
-    rows, positives = len(y), y.sum(0).tolist()
-    single = [f"{name} ({count} of {rows} true)" for name, count in zip(heads, positives, strict=True) if count in (0, rows)]
-    if single:
-        raise ProbeError(f"heads with one class only: {', '.join(single)}; each needs rows of both")
-
-
-def _solve_logistic(
-    x: Float[Tensor, "row d_model"], y: Float[Tensor, "row head"], l2: float, max_iterations: int
-) -> tuple[Float[Tensor, "d_model head"], Float[Tensor, " head"]]:
-    """Returns weights and biases that minimise mean cross-entropy + l2/2 |weight|^2, for standardised ``x``.
-
-    L-BFGS over all heads at once, in coordinates that Boehning's bound on the Hessian, x'x/4n + l2, makes round: on 20,000 rows
-    x 128 x 27 heads .55 s on one thread, where plain coordinates take .7 s and batched Newton steps 4.2 s.
-    """
-    rows, d_model = x.shape
-    bound = x.T @ x / (4 * rows) + l2 * torch.eye(d_model, dtype=x.dtype, device=x.device)
-    values, vectors = torch.linalg.eigh(bound)
-    basis = vectors * values.clamp_min(1e-8).rsqrt()
-    free = torch.zeros(d_model + 1, y.shape[1], dtype=x.dtype, device=x.device)
-    free[-1] = torch.logit(y.mean(0))
-    free.requires_grad_()
-    solver = torch.optim.LBFGS(
-        [free],
-        max_iter=max_iterations,
-        max_eval=4 * max_iterations,
-        tolerance_grad=GRADIENT_TOLERANCE,
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        weight = basis @ free[:-1]
-        cross_entropy = functional.binary_cross_entropy_with_logits(x @ weight + free[-1], y, reduction="none")
-        value: Tensor = cross_entropy.mean(0).sum() + l2 / 2 * weight.square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        solver.step(loss)
-        loss()
-    left = 0.0 if free.grad is None else float(free.grad.abs().max())
-    if left > GRADIENT_WARNING:
-        warnings.warn(f"the logistic fit stopped after {max_iterations} iterations with gradient {left:.2g}", RuntimeWarning, stacklevel=3)
-    solved = free.detach()
-    return basis @ solved[:-1], solved[-1]
+        Raises:
+            ProbeError: Where it lacks a head, or its heads are exclusive.
+        """
+        missing = [name for name in heads if name not in self.heads]
+        if missing or self.link == "softmax":
+            raise ProbeError(f"no independent heads {', '.join(missing or heads)}; this {self.link} probe has {', '.join(self.heads)}")
+        at = {name: place for place, name in enumerate(self.heads)}
+        places = [at[name] for name in heads]
+        return replace(self, weight=self.weight[places], bias=self.bias[places], heads=tuple(heads))
 
 
 def fit_logistic(
-    x: Float[Tensor, "row d_model"],
-    y: Bool[Tensor, "row head"],
+    x: Tensor | Chunks,
+    y: Bool[Tensor, "row head"] | None = None,
     *,
     heads: Sequence[str],
     fitted_on: str,
-    l2: float = 1e-3,
+    l2: float | Sequence[float] | Float[Tensor, " head"] = 1e-3,
+    held_out: Chunks | None = None,
+    tolerance: float = 0.01,
     max_iterations: int = 200,
+    moments: Moments | None = None,
 ) -> LinearProbe:
     """Returns one L2-regularised logistic regression a head. Deterministic; warns where it did not converge.
 
-    Classes are not reweighted, so probabilities keep the base rates of ``y``.
+    Classes are not reweighted, so probabilities keep the base rates of the labels.
 
     Args:
-        x: Activations, of any float dtype; solved in float32.
-        y: Labels.
-        heads: What each column of ``y`` says.
-        fitted_on: Fingerprint of where ``x`` came from.
-        l2: Penalty on the squared weights of the *standardised* features, beside the mean loss (scikit-learn's C is 1/(l2 * rows)).
-        max_iterations: Of L-BFGS.
+        x: Activations [row, d_model] of any float dtype, solved in float32; or chunks of (activations, labels).
+        y: Labels; None where ``x`` is chunks.
+        heads: What each column of the labels says.
+        fitted_on: Fingerprint of where the activations came from.
+        l2: Penalty on the squared weights of the *standardised* features, beside the mean loss (scikit-learn's C is 1/(l2 * rows)). One
+            for all heads, a tensor with one a head, or several: then each head keeps the one with the least log loss on ``held_out``.
+        held_out: Chunks of other puzzles or documents; for several penalties, and only for them.
+        tolerance: Largest last step, as a share of the length of the weights.
+        max_iterations: Of L-BFGS; some ten are needed, each a pass over the rows.
+        moments: Of the same rows, where they have been counted.
 
     Raises:
-        ProbeError: On shapes that do not fit, values that are not finite, or a head with one class only (it is named).
+        ProbeError: On shapes that do not fit, values that are not finite, a head with one class only (it is named), or a penalty that is
+            not above 0.
     """
-    _check_data(x, y, heads)
-    if l2 <= 0:
-        raise ProbeError(f"l2 is {l2}; it must be greater than 0, or separable heads have no solution")
-    x = x.float()
-    mean, spread = x.mean(0), x.std(0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    weight, bias = _solve_logistic((x - mean) / spread, y.to(x.dtype), l2, max_iterations)
-    raw = (weight / spread[:, None]).T.contiguous()
-    return LinearProbe(raw, bias - raw @ mean, tuple(heads), "logistic", fitted_on)
+    penalties = _penalties(l2, len(heads), held_out)
+    chunks, moments = gather(x, y, heads, moments)
+    frame = principal_axes(moments)
+    rows = Rows(chunks, frame.coordinates, moments.rows).held()
+    regression = Regression(rows, frame, moments, "sigmoid", tolerance, max_iterations)
+    point: Tensor | None = None
+    readers = []
+    for penalty in penalties:
+        point = regression.solve(penalty.to(frame.mean.device), point)
+        readers.append(LinearProbe(*frame.reader(point), tuple(heads), "logistic", fitted_on))
+    return readers[0] if held_out is None else _best_of(readers, held_out)
 
 
-def fit_mass_mean(x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"], *, heads: Sequence[str], fitted_on: str) -> LinearProbe:
+def _penalties(l2: float | Sequence[float] | Tensor, heads: int, held_out: Chunks | None) -> list[Float[Tensor, " head"]]:
+    """Returns the penalties of all heads, the greatest first: its solution is the nearest to 0, where the search begins."""
+    several = isinstance(l2, Sequence)
+    if several != (held_out is not None):
+        raise ProbeError(
+            f"l2 is {l2}, rows held out: {held_out is not None}; several penalties need them and a single one has no use for them"
+        )
+    values = [torch.as_tensor(value, dtype=torch.float64) for value in (sorted(l2, reverse=True) if isinstance(l2, Sequence) else [l2])]
+    if not values or any(bool((value <= 0).any()) or value.shape not in ((), (heads,)) for value in values):
+        raise ProbeError(f"l2 is {l2}; it must be greater than 0, one number or a tensor of one for each of the {heads} heads")
+    return [value.expand(heads) for value in values]
+
+
+def _best_of(probes: Sequence[LinearProbe], held_out: Chunks) -> LinearProbe:
+    """Returns for each head that of several probes which has the least log loss on these rows."""
+    losses = torch.stack([log_loss(probe, held_out) for probe in probes])
+    best = losses.argmin(0)
+    each = torch.arange(len(best), device=best.device)
+    weight, bias = torch.stack([probe.weight for probe in probes]), torch.stack([probe.bias for probe in probes])
+    return replace(probes[0], weight=weight[best, each], bias=bias[best, each])
+
+
+def log_loss(probe: LinearProbe, chunks: Chunks) -> Float[Tensor, " head"]:
+    """Returns the mean cross-entropy of each sigmoid head in nats, in float64."""
+    total, rows = torch.zeros_like(probe.bias, dtype=torch.float64), 0
+    for x, y in checked(chunks, probe.heads):
+        for x_block, y_block in zip(x.split(ROWS_AT_ONCE), y.split(ROWS_AT_ONCE), strict=True):
+            scores = probe.scores(x_block)
+            total += functional.binary_cross_entropy_with_logits(scores, y_block.to(scores.dtype), reduction="none").sum(0)
+        rows += len(x)
+    return total / rows
+
+
+def fit_mass_mean(
+    x: Tensor | Chunks,
+    y: Bool[Tensor, "row head"] | None = None,
+    *,
+    heads: Sequence[str],
+    fitted_on: str,
+    moments: Moments | None = None,
+) -> LinearProbe:
     """Returns the difference of the class means a head, with score 0 midway between them.
 
     The direction is scaled by (gap between the means) / (variance within the classes), both measured along it: the log odds of two
@@ -174,20 +181,16 @@ def fit_mass_mean(x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"], 
     Raises:
         ProbeError: As ``fit_logistic``.
     """
-    _check_data(x, y, heads)
-    x = x.float()
-    center = x.mean(0)
-    x = x - center
-    labels = y.to(x.dtype)
-    above, below = labels.T @ x / labels.sum(0)[:, None], (1 - labels).T @ x / (1 - labels).sum(0)[:, None]
+    _, moments = gather(x, y, heads, moments)
+    above, below = moments.class_means
     direction = above - below
     gap = direction.square().sum(1)
-    own_mean = torch.where(y, (above * direction).sum(1), (below * direction).sum(1))
-    variance = (x @ direction.T - own_mean).square().mean(0)
-    variance = torch.maximum(variance, 1e-3 * gap.square()).clamp_min(torch.finfo(x.dtype).tiny)
+    between = moments.rate * (1 - moments.rate) * gap.square()
+    variance = ((direction @ moments.covariance) * direction).sum(1) - between
+    variance = torch.maximum(variance, 1e-3 * gap.square()).clamp_min(torch.finfo(torch.float64).tiny)
     weight = direction * (gap / variance)[:, None]
-    bias = -(weight * (center + (above + below) / 2)).sum(1)
-    return LinearProbe(weight, bias, tuple(heads), "mass_mean", fitted_on)
+    bias = -(weight * (moments.mean + (above + below) / 2)).sum(1)
+    return LinearProbe(weight.float(), bias.float(), tuple(heads), "mass_mean", fitted_on)
 
 
 def save_probe(probe: LinearProbe, folder: Path) -> None:
@@ -198,6 +201,7 @@ def save_probe(probe: LinearProbe, folder: Path) -> None:
         "artefact": ARTEFACT,
         "format_version": FORMAT_VERSION,
         "kind": probe.kind,
+        "link": probe.link,
         "fitted_on": probe.fitted_on,
         "heads": list(probe.heads),
     }
@@ -217,12 +221,8 @@ def load_probe(folder: Path, fitted_on: str | None = None) -> LinearProbe:
     config = read_config(folder, ARTEFACT)
     try:
         tensors = load_file(folder / WEIGHTS_NAME)
-        probe = LinearProbe(tensors["weight"], tensors["bias"], tuple(config["heads"]), config["kind"], config["fitted_on"])
+        probe = LinearProbe(tensors["weight"], tensors["bias"], tuple(config["heads"]), config["kind"], config["fitted_on"], config["link"])
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise ProbeError(f"{folder} holds no whole {ARTEFACT} ({type(error).__name__}: {error})") from None
     check_fitted_on(probe.fitted_on, fitted_on, folder)
     return probe
-
-
-FITTERS: dict[str, Callable[..., LinearProbe]] = {"logistic": fit_logistic, "mass_mean": fit_mass_mean}
-"""By name: (x, y, *, heads, fitted_on) to a probe."""

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "benchmarks"
 SMALL = {
     "denoise": ["--boards", "2", "--single", "2", "--unwritten", "0.05"],
     "harvest": ["--boards", "2"],
-    "linear_probes": ["--boards", "30"],
+    "probe_sweep": ["--boards", "30", "--points", "2", "--sample", "2"],
     "train": ["--size", "nano", "--batch", "2", "--steps", "1"],
 }
 
