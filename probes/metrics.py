@@ -34,20 +34,32 @@ def _check_ranked(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row h
         raise ProbeError("scores hold NaN; NaN has no rank")
 
 
+def _placements(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row head"]) -> Float[Tensor, "row head"]:
+    """Returns of each true row the share of the false rows that it outscores, of each false row the share of true rows above it.
+
+    Ties count half; float64. NaN for a head with one class only.
+    """
+    columns, true = scores.T.contiguous(), labels.T.contiguous()
+    n_true = true.sum(1, keepdim=True).double()
+    n_false = true.shape[1] - n_true
+
+    def below(ordered: Float[Tensor, "head row"]) -> Float[Tensor, "head row"]:
+        left, right = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
+        return (left + right).double() / 2
+
+    below_true = below(columns.masked_fill(~true, torch.inf).sort(dim=1).values).clamp(max=n_true)
+    below_all = below(columns.sort(dim=1).values)
+    return torch.where(true, (below_all - below_true) / n_false, 1 - below_true / n_true).masked_fill((n_true * n_false) == 0, torch.nan).T
+
+
 def auc(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row head"]) -> Float[Tensor, " head"]:
     """Returns the area under the ROC curve a head, in float64: the chance that a true row outscores a false one, ties half.
 
-    Mann & Whitney (1947), from midranks. NaN for a head with one class only.
+    Mann & Whitney (1947), as a mean of placements. NaN for a head with one class only.
     """
     _check_ranked(scores, labels)
-    columns = scores.T.contiguous()
-    ordered = columns.sort(dim=1).values
-    midranks = (torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True) + 1) / 2
-    true = labels.T.double()
-    positives = true.sum(1)
-    negatives = true.shape[1] - positives
-    above = (midranks.double() * true).sum(1) - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+    placements, true = _placements(scores, labels), labels.double()
+    return (placements * true).sum(0) / true.sum(0)
 
 
 def resample_counts(n_groups: int, n_resamples: int, generator: torch.Generator) -> Float[Tensor, "group resample"]:
@@ -56,20 +68,32 @@ def resample_counts(n_groups: int, n_resamples: int, generator: torch.Generator)
     return torch.zeros(n_groups, n_resamples).scatter_add_(0, drawn, torch.ones(1).expand(n_groups, n_resamples))
 
 
-def weighted_auc(
-    scores: Float[Tensor, " row"], labels: Bool[Tensor, " row"], groups: Int[Tensor, " row"], counts: Float[Tensor, "group resample"]
-) -> Float[Tensor, " resample"]:
-    """Returns one head's AUC in each resample, where row i counts ``counts[groups[i]]`` times. NaN where a class is missing.
+@dataclass(frozen=True)
+class _Stratum:
+    """One stratum's placements, summed by group, of true rows and of false rows."""
 
-    The scores are ranked once: what a resample changes is only how much false weight lies below each true row.
-    """
-    false_scores, order = scores[~labels].sort()
-    false_weight, true_weight = counts[groups[~labels][order]], counts[groups[labels]]
-    below = torch.cat([torch.zeros_like(counts[:1]), false_weight.cumsum(0)])
-    first = torch.searchsorted(false_scores, scores[labels].contiguous())
-    last = torch.searchsorted(false_scores, scores[labels].contiguous(), right=True)
-    won = (true_weight * (below[first] + below[last])).sum(0, dtype=torch.float64) / 2
-    return won / (true_weight.sum(0, dtype=torch.float64) * below[-1].double())
+    won: tuple[Float[Tensor, "head group"], Float[Tensor, "head group"]]
+    rows: tuple[Float[Tensor, "head group"], Float[Tensor, "head group"]]
+    auc: Float[Tensor, " head"]
+    pairs: Float[Tensor, " head"]
+    """(true, false) pairs; 0 where the stratum has one class only."""
+
+    def resampled(self, counts: Float[Tensor, "group resample"]) -> Float[Tensor, "head resample"]:
+        """Returns the AUC in each resample to first order: mean placement of its true rows + of its false rows - AUC."""
+        true, false = (won @ counts / (rows @ counts) for won, rows in zip(self.won, self.rows, strict=True))
+        return true + false - self.auc[:, None]
+
+
+def _stratum(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row head"], index: Int[Tensor, " row"], members: int) -> _Stratum:
+    placements = _placements(scores, labels)
+
+    def by_group(values: Float[Tensor, "row head"]) -> Float[Tensor, "head group"]:
+        return torch.zeros(members, values.shape[1], dtype=torch.float64).index_add_(0, index, values).T
+
+    classes = [labels.double(), (~labels).double()]
+    won, rows = (tuple(by_group(column) for column in columns) for columns in ([placements * one for one in classes], classes))
+    n_true, n_false = (column.sum(1) for column in rows)
+    return _Stratum((won[0], won[1]), (rows[0], rows[1]), won[0].sum(1) / n_true, n_true * n_false)
 
 
 def bootstrap_auc(
@@ -77,31 +101,43 @@ def bootstrap_auc(
     labels: Bool[Tensor, "row head"],
     groups: Int[Tensor, " row"],
     *,
-    n_resamples: int = 200,
+    strata: Int[Tensor, " row"] | None = None,
+    n_resamples: int = 1000,
     seed: int,
 ) -> Interval:
     """Returns the macro AUC (mean over heads that have both classes) with its 95 % percentile interval, resampled by group.
 
-    A resample in which a head lost a class averages the other heads. Where no head has both classes the three values are NaN.
+    What is resampled is the AUC's first-order form, the mean placement of true rows plus that of false rows: the bootstrap of the
+    clustered variance of DeLong et al. (1988) and Obuchowski (1997). A resample in which a head lost a class averages the other heads.
+    Where no head has both classes the three values are NaN.
+
+    With ``strata`` only rows of one stratum are compared, each stratum weighted by its (true, false) pairs: nothing that merely tells
+    the strata apart can score. This is what matched resampling would give, without throwing rows away.
 
     Args:
-        scores: Of the probe; only their order within a head counts.
+        scores: Of the probe; only their order within a head (and stratum) counts.
         labels: Ground truth.
         groups: Which puzzle or document each row is of, any integers.
+        strata: Which stratum each row is of, any integers; None is one for all.
         n_resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
-    value = float(auc(scores, labels).nanmean())
+    _check_ranked(scores, labels)
     scores, labels = scores.cpu(), labels.cpu()
     members, index = _group_index(groups, len(scores))
+    parts = [slice(None)] if strata is None else [strata == stratum for stratum in torch.unique(strata)]
+    found = [_stratum(scores[part], labels[part], index[part], members) for part in parts]
+    pairs = torch.stack([one.pairs for one in found])[:, :, None]
+
+    def macro(counts: Float[Tensor, "group resample"]) -> Float[Tensor, " resample"]:
+        values = torch.stack([one.resampled(counts.double()) for one in found])
+        weights = torch.where(torch.isfinite(values), pairs, 0.0)
+        each = (values.nan_to_num() * weights).sum(0) / weights.sum(0)
+        return each.nanmean(0).clamp(0, 1)
+
     generator = torch.Generator().manual_seed(seed)
-    step = max(1, CHUNK // max(len(scores), 1))
-    macro = []
-    for start in range(0, n_resamples, step):
-        counts = resample_counts(members, min(step, n_resamples - start), generator)
-        each = [weighted_auc(scores[:, head], labels[:, head], index, counts) for head in range(scores.shape[1])]
-        macro.append(torch.stack(each).nanmean(0))
-    return _percentiles(value, torch.cat(macro), members)
+    value = float(macro(torch.ones(members, 1)))
+    return _percentiles(value, macro(resample_counts(members, n_resamples, generator)), members)
 
 
 def bootstrap_mean(
@@ -137,6 +173,30 @@ def bootstrap_mean(
         drawn = torch.randint(members, (min(step, n_resamples - start), members), generator=generator)
         means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     return _percentiles(value, torch.cat(means), members)
+
+
+def calibration_error(
+    probabilities: Float[Tensor, "row head"], labels: Bool[Tensor, "row head"], *, n_bins: int = 15
+) -> Float[Tensor, " head"]:
+    """Returns the expected calibration error a head, in float64, 0 to 1: the mean over rows of abs(share true - mean said) of their bin.
+
+    Naeini et al. (2015), with bins of equal mass, as far as ties allow, which share a bin (Nixon et al. 1904.01685). It is above 0 for
+    the true probabilities of few rows, as each bin's share scatters.
+
+    Raises:
+        ProbeError: On shapes that do not fit, values outside 0 to 1, no row, or no bin.
+    """
+    _check_ranked(probabilities, labels)
+    check_finite(probabilities, "probabilities")
+    if n_bins < 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        low, high = probabilities.min().item(), probabilities.max().item()
+        raise ProbeError(f"{n_bins} bins for values from {low:g} to {high:g}; give at least 1 bin, and probabilities from 0 to 1")
+    said, rows = probabilities.T.contiguous(), len(probabilities)
+    ordered = said.sort(dim=1).values
+    midranks = (torch.searchsorted(ordered, said) + torch.searchsorted(ordered, said, right=True)).double() / 2
+    excess = labels.T.double() - said.double()
+    sums = torch.zeros(len(said), n_bins, dtype=torch.float64, device=said.device)
+    return sums.scatter_add_(1, (midranks / rows * n_bins).long(), excess).abs().sum(1) / rows
 
 
 def _group_index(groups: Int[Tensor, " row"], rows: int) -> tuple[int, Int[Tensor, " row"]]:
