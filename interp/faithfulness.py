@@ -6,7 +6,7 @@ change what is finally written elsewhere. Each stands beside a random push of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 from interp.concepts import Concept, labels_of
 from interp.corpus import Corpus
 from interp.report import Estimate, FaithfulnessEntry
-from interp.transfer import TransferData, estimate
-from models.backends import Edit
+from interp.scoring import estimate
+from interp.steering import Push, adding, axes_of, context_of, edits_of
+from interp.transfer import TransferData
 from models.decoding import Decoding
-from models.denoise import StepContext, denoise
+from models.denoise import denoise
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.tasks.sudoku.board import PEERS
 from models.tasks.sudoku.task import SOLUTION
-from probes.controls import random_directions
 from probes.linear import fit_mass_mean
 from probes.metrics import bootstrap_mean
 
@@ -89,10 +89,7 @@ def natural_push(data: TransferData, concept: Concept, point: HookPoint) -> Floa
     """Returns for each head its mass-mean direction on the causal twin, as long as the distance between the two class means."""
     activations, labels = data.ar.fit.activations[point].float(), labels_of(concept, data.ar.fit.sites)
     probe = fit_mass_mean(activations, labels, heads=concept.heads, fitted_on=f"{data.fingerprints['ar']}@{point}")
-    unit = probe.directions()
-    along = activations @ unit.T
-    gap = [along[labels[:, head], head].mean() - along[~labels[:, head], head].mean() for head in range(len(concept.heads))]
-    return unit * torch.stack(gap)[:, None]
+    return axes_of(probe, activations, labels).natural
 
 
 @dataclass(frozen=True)
@@ -110,14 +107,10 @@ def _mean_where(values: Float[Tensor, "batch cell"], where: Bool[Tensor, "batch 
 
 
 @torch.no_grad()
-def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[Tensor, "batch d_model"]) -> _Effect:
-    """Adds a vector a board at the trial cell's reading position, in the first call only, and resumes."""
-    position = trial.cell + SOLUTION.start - model.facts.logit_shift
-
-    def edits(context: StepContext) -> Mapping[HookPoint, Edit]:
-        return {point: lambda activation: _added(activation, position, vectors)} if context.step == 1 else {}
-
-    with model.hooks({point: lambda activation: _added(activation, position, vectors)}):
+def _effect(model: LanguageModel, trial: Trial, push: Push) -> _Effect:
+    """Returns what a push does in the first call, and in the run that goes on from there."""
+    edits = edits_of(model, push)
+    with model.hooks(edits(context_of(model, trial.canvases))):
         log_probabilities = _cell_log_probabilities(model, trial.canvases)
     final = torch.from_numpy(denoise(model, trial.canvases, trial.decoding, edits=edits).tokens(-1))
     rows = torch.arange(len(trial.cell))
@@ -132,12 +125,6 @@ def _push(model: LanguageModel, trial: Trial, point: HookPoint, vectors: Float[T
         elsewhere=_mean_where(moved, others & ~peers),
         final=_mean_where((final != trial.final)[:, SOLUTION].float(), others),
     )
-
-
-def _added(activation: Tensor, position: Int[Tensor, " batch"], vectors: Float[Tensor, "batch d_model"]) -> Tensor:
-    edited = activation.clone()
-    edited[torch.arange(len(position)), position] += vectors.to(activation.dtype)
-    return edited
 
 
 def causal_test(
@@ -157,12 +144,14 @@ def causal_test(
     Intervals resample boards.
     """
     done, total = 0, len(points) * len(doses)
+    where = torch.zeros(trial.canvases.shape, dtype=torch.bool)
+    where[torch.arange(len(where)), trial.cell + SOLUTION.start] = True
     for point in points:
-        push = natural_push(data, concept, point)
-        vectors = push[trial.pushed - 1] - push[trial.own - 1]
-        random = random_directions(len(vectors), vectors.shape[1], seed) * vectors.norm(dim=1, keepdim=True)
+        natural = natural_push(data, concept, point)
+        move = adding(natural[trial.pushed - 1] - natural[trial.own - 1])
         for dose in doses:
-            effects = [_push(model, trial, point, dose * pushed) for pushed in (vectors, random)]
+            push = Push(point, move, where, dose, steps=(1,))
+            effects = [_effect(model, trial, one) for one in (push, push.control(seed))]
             columns: dict[str, Estimate] = {}
             for suffix, effect in zip(("", "_random"), effects, strict=True):
                 columns[f"own_cell_flipped{suffix}"] = estimate(bootstrap_mean(effect.flipped, seed=seed))

@@ -36,7 +36,7 @@ def data(model: LanguageModel) -> TransferData:
     """Harvests of the diffusion twin in both places: only the mass-mean directions of the first are used."""
     puzzles = puzzle_corpus(model.task, generate(24, "naked_singles", seed=22))
     points = [resid_post(layer) for layer in range(model.n_layers)]
-    found = harvest(model, puzzles.sequences, puzzles.asked, points, sites_per_canvas=10)
+    found = harvest(model, puzzles, points, sites_per_canvas=10)
     return TransferData(Split(found, found), Split(found, found), None, found.activations, {"ar": model.fingerprint})
 
 
