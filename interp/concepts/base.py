@@ -12,6 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+class ConceptError(ValueError):
+    """A concept asked of a site where it has no truth."""
+
+
 class Kind(IntEnum):
     """What a position is to the call that reads it."""
 
@@ -87,6 +91,10 @@ class Concept:
     """Whether exactly one head is true at every site: its heads are classes."""
     of_a_run: bool = False
     """Whether it is defined in a denoising run only, and not where masks were drawn."""
+    by_default: bool = True
+    """Whether it is asked where no concepts are named."""
+    features: Callable[[Sites], Float[np.ndarray, "row feature"]] | None = None
+    """What a reader without any network is given to answer it; None is what the task gives (``INPUT_FEATURES``)."""
 
 
 def labels_of(concept: Concept, sites: Sites) -> Bool[Tensor, "row head"]:
