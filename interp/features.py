@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.harvest import MASK_RATES
+from interp.canvases import MASK_RATES
 from interp.report import SaeEntry, SaeScores
 from interp.transfer import TransferData
 from models.hookpoints import HookPoint

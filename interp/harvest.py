@@ -1,20 +1,21 @@
-"""Activations of a model where it is about to predict a token, with what was visible from there."""
+"""Activations of a model at places of the canvases it is shown, with what was visible from there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.concepts import Sites
-from models.hookpoints import HookPoint
+from interp.canvases import Source, Whole, canvases_of, check_source, default_source, drawn_places
+from interp.concepts import Kind, Sites
+from interp.corpus import Corpus
+from models.hookpoints import HookPoint, HookPointError
 from models.language_model import LanguageModel
 
 BATCH = 64
-MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class HarvestError(ValueError):
@@ -28,47 +29,13 @@ class Harvest:
     sites: Sites
     activations: dict[HookPoint, Float[Tensor, "row d_model"]]
 
+    def rows(self, keep: Int[Tensor, " kept"] | Bool[Tensor, " row"]) -> Harvest:
+        """Returns some of the rows."""
+        return Harvest(self.sites.rows(keep), {point: values[keep] for point, values in self.activations.items()})
+
     def at_mask_rate(self, rate: float) -> Harvest:
         """Returns the rows harvested at the nominal mask rate ``rate``."""
-        keep = self.sites.mask_rate == torch.tensor(rate)
-        return replace(self, sites=self.sites.rows(keep), activations={point: values[keep] for point, values in self.activations.items()})
-
-
-def mask_canvas(
-    sequences: Int[Tensor, "batch pos"],
-    asked: Bool[Tensor, "batch pos"],
-    rates: Float[Tensor, " batch"],
-    mask_token_id: int,
-    generator: torch.Generator,
-) -> Int[Tensor, "batch pos"]:
-    """Returns the sequences with a share ``rates`` of their asked-for positions masked: exactly so many, at least one, drawn uniformly.
-
-    Raises:
-        HarvestError: On a rate outside 0 to 1.
-    """
-    if not ((rates > 0) & (rates <= 1)).all():
-        wrong = rates[~((rates > 0) & (rates <= 1))][0].item()
-        raise HarvestError(f"a mask rate is {wrong:g}; it must be greater than 0 and at most 1")
-    chance = torch.rand(sequences.shape, generator=generator).masked_fill(~asked, torch.inf)
-    rank = chance.argsort(1).argsort(1)
-    count = (asked.sum(1) * rates).round().clamp(min=1)
-    return sequences.masked_fill((rank < count[:, None]) & asked, mask_token_id)
-
-
-def _draw(positions: Bool[Tensor, "batch pos"], most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns (row, position) of at most ``most`` drawn positions a row."""
-    chance = torch.rand(positions.shape, generator=generator).masked_fill(~positions, torch.inf)
-    rank = chance.argsort(1).argsort(1)
-    rows, places = torch.nonzero((rank < most) & positions, as_tuple=True)
-    return rows, places
-
-
-def _causal_view(
-    sequences: Int[Tensor, "row pos"], asked: Bool[Tensor, "row pos"], position: Int[Tensor, " row"], mask_token_id: int
-) -> Int[Tensor, "row pos"]:
-    """Returns each sequence as a causal model sees it when it predicts ``position``: what is asked for from there on is hidden."""
-    hidden = asked & (torch.arange(sequences.shape[1]) >= position[:, None])
-    return sequences.masked_fill(hidden, mask_token_id)
+        return self.rows(self.sites.mask_rate == torch.tensor(rate))
 
 
 @torch.no_grad()
@@ -79,68 +46,121 @@ def activations_at(
     positions: Int[Tensor, " row"],
     points: Sequence[HookPoint],
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[HookPoint, Float[Tensor, "row d_model"]]:
     """Returns the activations from which ``model``, reading ``canvases[rows]``, predicts the tokens at ``positions``.
 
-    One forward pass a canvas serves all points.
+    One forward pass a canvas serves all points, and ends at the last of them. It is computed in the model's own precision, whatever
+    ``dtype`` the activations are kept in.
 
     Raises:
-        HookPointError: Where the model lacks a point.
+        HookPointError: Where the model lacks a point, or one is not of the width of the residual stream.
+        HarvestError: On a position that the model does not predict, or a number too great for ``dtype``.
     """
-    found = {point: torch.empty(len(rows), model.d_model) for point in points}
+    shift = model.facts.logit_shift
+    if len(positions) and int(positions.min()) < shift:
+        raise HarvestError(f"position {int(positions.min())} cannot be read: with its logit shift, {model.name} predicts from {shift} on")
+    found = {point: torch.empty(len(rows), model.d_model, dtype=dtype) for point in points}
     for start in range(0, len(canvases), BATCH):
         stop = min(start + BATCH, len(canvases))
         here = torch.nonzero((rows >= start) & (rows < stop)).flatten()
         if len(here):
-            _, cache = model.run_with_cache(canvases[start:stop], points)
-            for point in points:
-                found[point][here] = cache[point][rows[here] - start, positions[here] - model.facts.logit_shift].cpu()
+            read = model.activations(canvases[start:stop], points, rows[here] - start, positions[here] - shift)
+            for point, values in read.items():
+                if values.shape[1:] != (model.d_model,):
+                    raise HookPointError(f"{point} has {list(values.shape[1:])} numbers a position; a harvest reads {model.d_model}")
+                found[point][here] = values.to("cpu", dtype)
         on_batch(stop, len(canvases))
+    _check_finite(found, dtype)
     return found
+
+
+def _check_finite(found: dict[HookPoint, Tensor], dtype: torch.dtype) -> None:
+    """Raises HarvestError where half precision could not hold a number."""
+    broken = [str(point) for point, values in found.items() if dtype == torch.float16 and not torch.isfinite(values).all()]
+    if broken:
+        raise HarvestError(f"{broken[0]} holds numbers beyond 65504, which float16 cannot; keep it in float32")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to read of a corpus: all that determines the sites, besides the corpus and the model."""
+
+    canvases: Source
+    kinds: tuple[Kind, ...] = (Kind.MASKED,)
+    """The kinds of positions to read."""
+    sites_per_canvas: int = 8
+    """At most so many sites of each kind are kept of each canvas."""
+    seed: int = 0
+    """Reproduces masks and draws, with the number of each sequence in its corpus."""
+
+    def __post_init__(self) -> None:
+        if self.sites_per_canvas < 1:
+            raise HarvestError(f"sites_per_canvas is {self.sites_per_canvas}; it must be at least 1")
+
+    @property
+    def most(self) -> int:
+        """At most so many sites of each kind are kept of one forward pass."""
+        return self.sites_per_canvas * (self.canvases.worth if isinstance(self.canvases, Whole) else 1)
+
+
+def harvest_parts(
+    model: LanguageModel,
+    corpus: Corpus,
+    points: Sequence[HookPoint],
+    plan: Plan,
+    *,
+    first: int = 0,
+    stop: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Harvest]:
+    """Yields the harvest of the sequences from ``first`` up to ``stop``, some at a time: the rows that the whole harvest has of them."""
+    check_source(model, plan.canvases, plan.kinds, corpus)
+    end = len(corpus) if stop is None else stop
+    for start in range(first, end, BATCH):
+        sequences = corpus.rows(torch.arange(start, min(start + BATCH, end)))
+        canvases = canvases_of(model, sequences, plan.canvases, plan.seed, start)
+        rows, positions = drawn_places(canvases, plan.kinds, plan.most, plan.seed, model.facts.logit_shift)
+        sites = canvases.sites(rows, positions, model.task.mask_token_id)
+        yield Harvest(sites, activations_at(model, canvases.tokens, rows, positions, points, dtype=dtype))
 
 
 def harvest(
     model: LanguageModel,
-    sequences: Int[Tensor, "batch pos"],
-    asked: Bool[Tensor, "batch pos"],
+    corpus: Corpus,
     points: Sequence[HookPoint],
     *,
-    mask_rates: Sequence[float] = MASK_RATES,
+    canvases: Source | None = None,
+    kinds: Sequence[Kind] = (Kind.MASKED,),
     sites_per_canvas: int = 8,
     seed: int = 0,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    dtype: torch.dtype = torch.float32,
+    on_sequence: Callable[[int, int], None] = lambda done, total: None,
 ) -> Harvest:
-    """Returns activations at ``points``, read where the tokens asked for are predicted.
+    """Returns activations at ``points``, read where the tokens of drawn positions are predicted; ``interp.store`` does the same to disk.
 
-    A causal model reads each whole sequence once; its sites are drawn over it, and their mask rate is the share that comes after. A masked
-    model reads each sequence once at every mask rate; its sites are masked positions, and their mask rate is the nominal one.
+    The rows come sequence after sequence, and those of a sequence depend on no other.
 
     Args:
         model: Either twin.
-        sequences: Whole sequences.
-        asked: Where the answer is asked for; everything else is prompt and always visible.
+        corpus: Whole sequences, and what is asked for in them.
         points: Hook points of the residual width; one forward pass serves all.
-        mask_rates: Shares of the asked-for positions to mask, each greater than 0 and at most 1.
-        sites_per_canvas: At most so many sites are kept of each forward pass (and, for a causal model, of each rate).
+        canvases: What the model is shown. None is masks at ``MASK_RATES`` for a masked model, and whole sequences for a causal one.
+        kinds: The kinds of positions to read.
+        sites_per_canvas: At most so many sites of each kind are kept of each canvas (a whole sequence counts as ``Whole.worth`` of them).
         seed: Reproduces masks and draws.
-        on_batch: Told (canvases done, total).
+        dtype: What activations are kept in: float32, float16 or bfloat16.
+        on_sequence: Told (sequences done, total).
 
     Raises:
         HookPointError: Where the model lacks a point.
-        HarvestError: On a mask rate outside 0 to 1.
+        CanvasError: On canvases that the model cannot read, or that have no positions of a kind.
     """
-    generator = torch.Generator().manual_seed(seed)
-    mask_id = model.task.mask_token_id
-    if model.facts.objective == "masked":
-        rate = torch.tensor(list(mask_rates)).repeat_interleave(len(sequences))
-        sample = torch.arange(len(sequences)).repeat(len(mask_rates))
-        canvases = mask_canvas(sequences[sample], asked[sample], rate, mask_id, generator)
-        rows, positions = _draw(canvases == mask_id, sites_per_canvas, generator)
-        seen, site_rate = canvases[rows], rate[rows]
-    else:
-        sample, canvases = torch.arange(len(sequences)), sequences
-        rows, positions = _draw(asked, sites_per_canvas * len(mask_rates), generator)
-        seen = _causal_view(sequences[rows], asked[rows], positions, mask_id)
-        site_rate = (seen == mask_id).sum(1) / asked[rows].sum(1)
-    sites = Sites.unwritten(seen, sequences[sample[rows]], positions, sample[rows], site_rate)
-    return Harvest(sites, activations_at(model, canvases, rows, positions, points, on_batch))
+    plan = Plan(default_source(model) if canvases is None else canvases, tuple(kinds), sites_per_canvas, seed)
+    parts = []
+    for found in harvest_parts(model, corpus, points, plan, dtype=dtype):
+        parts.append(found)
+        on_sequence(min(len(parts) * BATCH, len(corpus)), len(corpus))
+    sites = Sites(*(torch.cat([getattr(one.sites, column.name) for one in parts]) for column in fields(Sites)))
+    return Harvest(sites, {point: torch.cat([one.activations.pop(point) for one in parts]) for point in points})

@@ -1,18 +1,19 @@
-"""Two ways to name and edit activations: a TransformerLens bridge, and nnsight for modules that no bridge knows.
+"""Three ways to name and edit activations: plain hooks on the network itself, a TransformerLens bridge, and an nnsight trace.
 
-Both speak TransformerLens's names and give the same numbers; to choose, see ``BACKENDS``. Neither changes the network it is made for.
+All speak TransformerLens's names and give the same numbers; to choose, see ``BACKENDS``. None changes the network it is made for.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.facts import Attention
@@ -47,6 +48,78 @@ class Backend(Protocol):
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
         """Returns the raw outputs and the activations at ``points``, after the edits; an edit is called once a forward pass."""
         ...
+
+
+def site_points(module: PreTrainedModel) -> tuple[HookPoint, ...]:
+    """Returns the hook points that a network's family gives a place for, in the order of the forward pass."""
+    sites = FAMILIES[module.config.model_type].sites
+    return tuple(HookPoint(layer, component) for layer in range(module.config.num_hidden_layers) for component in sites)
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass of which nothing more is wanted."""
+
+
+class HooksBackend:
+    """PyTorch's forward hooks on the untouched network: the hook points its family gives a place for, and no library to import."""
+
+    name = "hooks"
+
+    def __init__(self, module: PreTrainedModel, attention: Attention) -> None:  # noqa: ARG002 (the network has its regime itself)
+        self._module, self._family = module, FAMILIES[module.config.model_type]
+        self.hook_points = site_points(module)
+
+    @contextmanager
+    def _hooked(self, edits: Mapping[HookPoint, Edit], looks: Mapping[HookPoint, Callable[[Tensor], None]]) -> Iterator[None]:
+        """Puts each point through its edit, and then before its look, in every forward pass inside the block."""
+
+        def pass_by(point: HookPoint, *ends: Any) -> Any:  # a module, its inputs and, after it, its output
+            value = ends[-1]
+            activation = value[0] if isinstance(value, tuple) else value
+            edited = edits[point](activation) if point in edits else None
+            if point in looks:
+                looks[point](activation if edited is None else edited)
+            if edited is None:
+                return None
+            return (edited, *value[1:]) if isinstance(value, tuple) else edited
+
+        with ExitStack() as hooks:
+            for point in {**edits, **looks}:
+                site = self._family.sites[point.component]
+                part: nn.Module = self._module.get_submodule(site.path.format(layer=point.layer))
+                register = part.register_forward_pre_hook if site.end == "input" else part.register_forward_hook
+                hooks.callback(register(partial(pass_by, point)).remove)
+            yield
+
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[HookPoint, Edit], points: Collection[HookPoint]
+    ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
+        """See ``Backend.run``."""
+        found: dict[HookPoint, Tensor] = {}
+        with self._hooked(edits, {point: partial(found.__setitem__, point) for point in points}):
+            raw = self._module(input_ids=tokens, use_cache=False).logits
+        return raw, {point: found[point] for point in points}
+
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        edits: Mapping[HookPoint, Edit],
+        points: Collection[HookPoint],
+        rows: Int[Tensor, " row"],
+        positions: Int[Tensor, " row"],
+    ) -> dict[HookPoint, Float[Tensor, "row ..."]]:
+        """Returns the activations at ``points`` of some places in the batch only; without edits, the pass ends at the last point."""
+        found: dict[HookPoint, Tensor] = {}
+
+        def look(point: HookPoint, activation: Tensor) -> None:
+            found[point] = activation[rows, positions]
+            if len(found) == len(wanted) and not edits:  # an edit further on must be reached
+                raise _EnoughError
+
+        wanted = set(points)
+        with self._hooked(edits, {point: partial(look, point) for point in wanted}), suppress(_EnoughError):
+            self._module(input_ids=tokens, use_cache=False)
+        return {point: found[point] for point in points}
 
 
 class BridgeBackend:
@@ -103,9 +176,7 @@ class NnsightBackend:
 
         self._family = FAMILIES[module.config.model_type]
         self._traced = NNsight(module)
-        self.hook_points = tuple(
-            HookPoint(layer, component) for layer in range(module.config.num_hidden_layers) for component in self._family.sites
-        )
+        self.hook_points = site_points(module)
 
     def _envoy(self, point: HookPoint) -> tuple[Any, str]:
         """Returns nnsight's handle of the module that holds a point, and whether it is its input or its output."""
@@ -134,5 +205,12 @@ class NnsightBackend:
         return raw, {point: found[point] for point in points}
 
 
-BACKENDS: dict[str, Callable[[PreTrainedModel, Attention], Backend]] = {"bridge": BridgeBackend, "nnsight": NnsightBackend}
-"""``bridge`` names everything TransformerLens names; ``nnsight`` needs no adapter and names what the family has sites for."""
+BACKENDS: dict[str, Callable[[PreTrainedModel, Attention], Backend]] = {
+    "hooks": HooksBackend,
+    "bridge": BridgeBackend,
+    "nnsight": NnsightBackend,
+}
+"""``hooks`` is fastest and names what the family has sites for; ``bridge`` names everything TransformerLens names, and imports it;
+``nnsight`` names what ``hooks`` does, for work with nnsight's own tools."""
+DEFAULT_BACKENDS = ("hooks", "bridge")
+"""Unless a model is given one backend, each forward pass goes through the first of these that has all the points it edits or reads."""

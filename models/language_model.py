@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models.backends import BACKENDS, Backend, BackendError, BridgeBackend, Edit
+from models.backends import BACKENDS, DEFAULT_BACKENDS, Backend, BackendError, BridgeBackend, Edit, HooksBackend, site_points
 from models.facts import ModelFacts
 from models.hookpoints import HookPoint, HookPointError
 from models.tasks import TASKS, Task
@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 class LanguageModel:
     """A causal or masked-diffusion model. Make one with ``models.load.load``, which proves it first.
 
-    The bare network does all plain forward passes. The backend, which names and edits activations, is made over the same
-    weights the first time it is asked for, and proved then.
+    The bare network does all plain forward passes. A pass whose activations are read or edited goes through the first backend of
+    ``models.backends.DEFAULT_BACKENDS`` that has all its points, or through the one that was asked for. A backend is made over the same
+    weights the first time it is needed, and proved then.
     """
 
-    def __init__(self, name: str, module: PreTrainedModel, facts: ModelFacts, backend: str = "bridge") -> None:
-        if backend not in BACKENDS:
+    def __init__(self, name: str, module: PreTrainedModel, facts: ModelFacts, backend: str | None = None) -> None:
+        if backend is not None and backend not in BACKENDS:
             raise BackendError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         self.name = name
         self.module = module.requires_grad_(False).eval()
         self.facts = facts
-        self._backend_name = backend
+        self._backend_names = DEFAULT_BACKENDS if backend is None else (backend,)
+        self._backends: dict[str, Backend] = {}
         self._edits: dict[HookPoint, tuple[Edit, ...]] = {}
         """In force now, of all enclosing ``hooks`` blocks, the outermost first."""
 
@@ -77,18 +79,24 @@ class LanguageModel:
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return f"{self.facts.task}-{self.facts.objective}:{digest.hexdigest()[:16]}"
 
-    @cached_property
-    def backend(self) -> Backend:
-        """The backend, proved against the bare network (importing its library takes some seconds).
+    def _proved(self, name: str) -> Backend:
+        """Returns a backend, made and proved against the bare network the first time.
 
         Raises:
             ModelCheckError: Where it computes something else than the network, or its edits do nothing.
         """
         from models.checks import prove_backend
 
-        backend = BACKENDS[self._backend_name](self.module, self.facts.attention)
-        prove_backend(self, backend)
-        return backend
+        if name not in self._backends:
+            backend = BACKENDS[name](self.module, self.facts.attention)
+            prove_backend(self, backend)
+            self._backends[name] = backend
+        return self._backends[name]
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that names the most, proved (importing the library of the default one takes some seconds)."""
+        return self._proved(self._backend_names[-1])
 
     @property
     def bridge(self) -> TransformerBridge:
@@ -98,7 +106,8 @@ class LanguageModel:
             BackendError: Where the backend is another.
         """
         if not isinstance(self.backend, BridgeBackend):
-            raise BackendError(f"{self.name} is read through {self._backend_name}, not through a bridge; load it with backend='bridge'")
+            given = self._backend_names[-1]
+            raise BackendError(f"{self.name} is read through {given}, not through a bridge; load it with backend='bridge', or without one")
         return self.backend.bridge
 
     @property
@@ -106,14 +115,21 @@ class LanguageModel:
         """Every hook point of the backend, in the order of the forward pass."""
         return self.backend.hook_points
 
-    def check_hook_points(self, points: Collection[HookPoint]) -> None:
-        """Raises HookPointError where the model lacks one of ``points``, naming what it has."""
+    @property
+    def plain_points(self) -> tuple[HookPoint, ...]:
+        """The hook points that plain hooks have, all of the residual width, in the order of the forward pass."""
+        return site_points(self.module)
+
+    def _backend_with(self, points: Collection[HookPoint]) -> Backend:
+        """Returns the first backend that has all the points; raises HookPointError where none has, naming what there is."""
+        for name in self._backend_names:
+            if set(points) <= set(self._proved(name).hook_points):
+                return self._proved(name)
         unknown = [str(point) for point in points if point not in self.hook_points]
-        if unknown:
-            components = sorted({point.component for point in self.hook_points if point.layer is not None})
-            raise HookPointError(
-                f"no such hook points: {unknown}; {self.name} has blocks.0 to blocks.{self.n_layers - 1} with {', '.join(components)}"
-            )
+        components = sorted({point.component for point in self.hook_points if point.layer is not None})
+        raise HookPointError(
+            f"no such hook points: {unknown}; {self.name} has blocks.0 to blocks.{self.n_layers - 1} with {', '.join(components)}"
+        )
 
     def align(self, raw: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         """Returns raw outputs moved so that index i scores token i. With a shift, token 0 is never predicted: all zeros, no opinion."""
@@ -129,7 +145,7 @@ class LanguageModel:
         """Returns scores whose index i is about token i, whatever the model's shift; edits of an enclosing ``hooks`` apply."""
         tokens = tokens.to(self.device)
         if self._edits:
-            return self.align(self._run(tokens, ())[0])
+            return self.align(self._backend_with(self._edits).run(tokens, self._chained(), ())[0])
         return self.align(self.module(input_ids=tokens, use_cache=False).logits)
 
     def run_with_cache(
@@ -140,13 +156,33 @@ class LanguageModel:
         Raises:
             HookPointError: Where the model lacks one of the points.
         """
-        self.check_hook_points(points)
-        raw, cache = self._run(tokens.to(self.device), points)
+        raw, cache = self._backend_with({*points, *self._edits}).run(tokens.to(self.device), self._chained(), points)
         return self.align(raw), cache
 
-    def _run(
-        self, tokens: Int[Tensor, "batch pos"], points: Collection[HookPoint]
-    ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
+    def activations(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        points: Collection[HookPoint],
+        rows: Int[Tensor, " row"],
+        positions: Int[Tensor, " row"],
+    ) -> dict[HookPoint, Float[Tensor, "row ..."]]:
+        """Returns the activations at places of the batch: those of ``run_with_cache`` at ``[rows, positions]``, and none of the logits.
+
+        Where plain hooks have the points and nothing is edited, the forward pass ends at the last of them.
+
+        Raises:
+            HookPointError: Where the model lacks one of the points.
+        """
+        backend = self._backend_with({*points, *self._edits})
+        tokens, rows, positions = (given.to(self.device) for given in (tokens, rows, positions))
+        if isinstance(backend, HooksBackend):
+            return backend.read(tokens, self._chained(), points, rows, positions)
+        _, cache = backend.run(tokens, self._chained(), points)
+        return {point: cache[point][rows, positions] for point in points}
+
+    def _chained(self) -> dict[HookPoint, Edit]:
+        """Returns the edits in force, as one a point."""
+
         def chained(edits: tuple[Edit, ...]) -> Edit:
             def edit(activation: Tensor) -> Tensor:
                 for one in edits:
@@ -156,7 +192,7 @@ class LanguageModel:
 
             return edit
 
-        return self.backend.run(tokens, {point: chained(edits) for point, edits in self._edits.items()}, points)
+        return {point: chained(edits) for point, edits in self._edits.items()}
 
     @contextmanager
     def hooks(self, edits: Mapping[HookPoint, Edit]) -> Iterator[None]:
@@ -165,7 +201,7 @@ class LanguageModel:
         Raises:
             HookPointError: Where the model lacks one of the points, or an edit was never reached by the passes made.
         """
-        self.check_hook_points(edits)
+        self._backend_with(edits)
         fired: Counter[HookPoint] = Counter()
 
         def counted(point: HookPoint, edit: Edit) -> Edit:

@@ -106,7 +106,7 @@ def bare_module(folder: Path, device: str | torch.device = "cpu") -> tuple[PreTr
     return module.eval(), facts
 
 
-def load(name: str | Path, device: str | torch.device = "cpu", backend: str = "bridge") -> LanguageModel:
+def load(name: str | Path, device: str | torch.device = "cpu", backend: str | None = None) -> LanguageModel:
     """Returns a bundled model (by name) or the model in a folder, proved to be what its facts say.
 
     Example:
@@ -116,7 +116,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", backend: str = "b
     Args:
         name: A bundled name or a folder.
         device: Where to put the weights.
-        backend: How activations are named and edited: see ``models.backends.BACKENDS``.
+        backend: What alone names and edits activations, one of ``models.backends.BACKENDS``; None is plain hooks where these have all
+            points of a forward pass, and a TransformerLens bridge where not.
 
     Raises:
         ModelError: Where there is no such model or it cannot be opened.

@@ -1,4 +1,4 @@
-"""The two backends name the same activations, edit them to the same effect, and leave the network alone."""
+"""The backends name the same activations, edit them to the same effect, and leave the network alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,14 +35,17 @@ def test_every_backend_is_proved(model: LanguageModel, backends: dict[str, Backe
 
 
 def test_shared_names_hold_the_same_activations(backends: dict[str, Backend]) -> None:
-    points = backends["nnsight"].hook_points
+    points = backends["hooks"].hook_points
     assert len(points) == 2 * len(FAMILIES["gpt2"].sites)
+    assert points == backends["nnsight"].hook_points
     assert set(points) <= set(backends["bridge"].hook_points)
-    (raw, ours), (again, theirs) = (backend.run(TOKENS, {}, points) for backend in backends.values())
-    torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
-    assert list(ours) == list(theirs) == list(points)
-    for point in points:
-        torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
+    raw, ours = backends["hooks"].run(TOKENS, {}, points)
+    for other in ("bridge", "nnsight"):
+        again, theirs = backends[other].run(TOKENS, {}, points)
+        torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
+        assert list(ours) == list(theirs) == list(points)
+        for point in points:
+            torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
 
 
 def scramble(activation: Tensor) -> Tensor:
@@ -50,14 +53,14 @@ def scramble(activation: Tensor) -> Tensor:
 
 
 def test_an_edit_has_the_same_effect_and_is_what_is_cached(backends: dict[str, Backend]) -> None:
-    for point in backends["nnsight"].hook_points:
-        (plain, _), (raw, ours), (again, theirs) = (
-            backends["nnsight"].run(TOKENS, {}, ()),
-            *(backend.run(TOKENS, {point: scramble}, [point]) for backend in backends.values()),
-        )
-        torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
-        assert (again - plain).abs().max() > 1e-3, point
+    plain, _ = backends["hooks"].run(TOKENS, {}, ())
+    for point in backends["hooks"].hook_points:
+        raw, ours = backends["hooks"].run(TOKENS, {point: scramble}, [point])
+        assert (raw - plain).abs().max() > 1e-3, point
+        for other in ("bridge", "nnsight"):
+            again, theirs = backends[other].run(TOKENS, {point: scramble}, [point])
+            torch.testing.assert_close(raw, again, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(ours[point], theirs[point], atol=1e-4, rtol=1e-4)
 
 
 def test_a_look_without_an_edit_changes_nothing(model: LanguageModel, backends: dict[str, Backend]) -> None:
@@ -92,12 +95,70 @@ def test_a_forward_pass_records_no_graph(backends: dict[str, Backend]) -> None:
 
 
 def test_an_unknown_backend_names_the_choices(model: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="unknown backend 'hooks'; choose from bridge, nnsight"):
-        LanguageModel("tiny", model.module, model.facts, backend="hooks")
+    with pytest.raises(ValueError, match="unknown backend 'hook'; choose from hooks, bridge, nnsight"):
+        LanguageModel("tiny", model.module, model.facts, backend="hook")
 
 
-def test_a_site_in_the_wrong_place_fails_the_proof(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["hooks", "nnsight"])
+def test_a_site_in_the_wrong_place_fails_the_proof(name: str, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("full")
     monkeypatch.setitem(FAMILIES["gpt2"].sites, "hook_resid_post", Site("transformer.h.{layer}.attn.c_attn", "output"))
     with pytest.raises(ModelCheckError, match="residual streams have the right shape failed"):
-        prove_backend(model, BACKENDS["nnsight"](model.module, "full"))
+        prove_backend(model, BACKENDS[name](model.module, "full"))
+
+
+# ---------------------------------------------------------------- reading some places only
+
+ROWS, POSITIONS = torch.tensor([0, 2, 2, 1]), torch.tensor([29, 0, 7, 7])
+
+
+def test_places_hold_what_the_whole_activations_hold(model: LanguageModel) -> None:
+    points = [resid_post(0), HookPoint(1, "hook_attn_out"), HookPoint(0, "hook_resid_pre")]
+    for read_through in (model, LanguageModel("tiny", model.module, model.facts, backend="nnsight")):
+        found = read_through.activations(TOKENS, points, ROWS, POSITIONS)
+        _, whole = model.run_with_cache(TOKENS, points)
+        assert list(found) == points
+        for point in points:
+            torch.testing.assert_close(found[point], whole[point][ROWS, POSITIONS], atol=1e-5, rtol=1e-5)
+
+
+def test_edits_in_force_are_in_what_is_read_and_need_not_come_before_it(model: LanguageModel) -> None:
+    with model.hooks({resid_post(0): scramble, resid_post(1): scramble}):
+        found = model.activations(TOKENS, [resid_post(0)], ROWS, POSITIONS)[resid_post(0)]
+        _, whole = model.run_with_cache(TOKENS, [resid_post(0)])
+    plain = model.activations(TOKENS, [resid_post(0)], ROWS, POSITIONS)[resid_post(0)]
+    assert torch.equal(found, whole[resid_post(0)][ROWS, POSITIONS])
+    torch.testing.assert_close(found, scramble(plain))
+
+
+def test_a_pass_ends_with_the_last_point_and_leaves_no_hook(model: LanguageModel) -> None:
+    ran: list[str] = []
+    parts = {"block 1": model.module.transformer.h[1], "head": model.module.lm_head}
+    watches = [part.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, part in parts.items()]
+    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules()]
+    model.activations(TOKENS, [resid_post(0)], ROWS, POSITIONS)
+    assert ran == []
+    model.activations(TOKENS, [resid_post(1), resid_post(0)], ROWS, POSITIONS)
+    assert ran == ["block 1"]
+    assert hooks == [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules()]
+    for watch in watches:
+        watch.remove()
+
+
+# ---------------------------------------------------------------- which backend serves
+
+
+def test_plain_hooks_serve_where_they_have_all_points_and_the_bridge_elsewhere(tiny_model: Callable[..., Any]) -> None:
+    model, pattern = tiny_model("full"), HookPoint(0, "attn.hook_pattern")
+    model.run_with_cache(TOKENS, [resid_post(1)])
+    with model.hooks({resid_post(0): scramble}):
+        ours = model.logits(TOKENS)
+    assert list(model._backends) == ["hooks"]
+    with model.hooks({resid_post(0): scramble}):
+        logits, cache = model.run_with_cache(TOKENS, [pattern, resid_post(1)])
+    assert list(model._backends) == ["hooks", "bridge"]
+    assert cache[pattern].shape == (3, 2, 30, 30)
+    torch.testing.assert_close(logits, ours, atol=1e-4, rtol=1e-4)
+    alone = LanguageModel("tiny", model.module, model.facts, backend="bridge")
+    alone.run_with_cache(TOKENS, [resid_post(1)])
+    assert list(alone._backends) == ["bridge"]

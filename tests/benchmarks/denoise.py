@@ -16,7 +16,8 @@ from torch import Tensor
 
 import models.denoise
 from interp.boards import mixed_boards
-from interp.harvest import mask_canvas
+from interp.canvases import Masked, masked_canvases
+from interp.corpus import puzzle_corpus
 from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
@@ -64,11 +65,8 @@ def unrecorded(model: LanguageModel, tokens: Tensor) -> None:
 
 def canvases(model: LanguageModel, boards: int, share: float, seed: int) -> Tensor:
     """Returns test boards of which a share of the cells asked for is unwritten."""
-    puzzles = mixed_boards(boards, seed)
-    sequences = model.task.encode(puzzles)
-    asked = model.task.prompt(puzzles) == model.task.mask_token_id
-    generator = torch.Generator().manual_seed(seed)
-    return mask_canvas(sequences, asked, torch.full((boards,), share), model.task.mask_token_id, generator)
+    corpus = puzzle_corpus(model.task, mixed_boards(boards, seed))
+    return masked_canvases(corpus, Masked((share,)), model.task.mask_token_id, seed).tokens
 
 
 def main() -> None:
