@@ -231,7 +231,7 @@ def completed(trajectory: Trajectory) -> Int[np.ndarray, "batch step pos"]:
     """
     unwritten = np.isin(trajectory.data["state"].values, (State.MASKED, State.REMASKED))
     whole = np.where(unwritten, trajectory.data["proposal"].values, trajectory.data["token"].values)
-    last = np.minimum(np.arange(trajectory.n_steps + 1), trajectory.calls[:, None])
+    last = np.minimum(np.arange(trajectory.n_steps + 1), trajectory.last_step[:, None])
     return np.take_along_axis(whole, last[:, :, None], axis=1)
 
 

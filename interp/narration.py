@@ -74,8 +74,9 @@ def _calls(reading: Reading, solutions: Int8[np.ndarray, "sample cell"]) -> Iter
     names = {concept: reading.readers[concept].name for concept in ("candidates", "digit")}
     trajectory = reading.trajectory
     boards = np.stack([SUDOKU.boards(trajectory.tokens(step)) for step in range(trajectory.n_steps + 1)])
+    last = trajectory.last_step
     for sample in range(trajectory.n_samples):
-        for step in range(1, int(trajectory.calls[sample]) + 1):
+        for step in range(1, int(last[sample]) + 1):
             yield _Call(
                 sample,
                 step,

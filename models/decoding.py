@@ -5,40 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Real
 from typing import Any
 
+from models.numerals import number, whole
 from models.trajectory import TrajectoryError
 from models.turn import Option, PolicyError
 from models.unmasking import POLICIES, policy_options, resolve_policy
 
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise PolicyError(f"{name} is {value!r}; it must be a number")
-    return float(value)
-
-
-def _whole(name: str, value: Any, *, least: int) -> int | None:
-    if value is None and name != "seed":
-        return None
-    if _number(name, value) % 1:
-        raise PolicyError(f"{name} is {value}; it must be a whole number")
-    if value < least:
-        raise PolicyError(f"{name} is {value}; it must be at least {int(least)}")
-    return int(value)
-
-
-def check_chance(temperature: float, top_p: float, seed: int) -> None:
-    """Raises PolicyError on what no token can be drawn with."""
-    if not 0 <= temperature < math.inf:
-        raise PolicyError(f"temperature is {temperature}; it must be 0 (greedy) or greater, and finite")
-    if not 0 < top_p <= 1:
-        raise PolicyError(f"top_p is {top_p}; it must be above 0, and 1 at most (all tokens)")
-    if top_p < 1 and temperature == 0:
-        raise PolicyError(f"top_p is {top_p} and the temperature 0, which draws nothing; give a temperature as well")
-    if seed < 0:
-        raise PolicyError(f"seed is {seed}; it must be 0 or greater")
+TEMPERATURES = (1e-6, 1e6)
+"""The least and the greatest above 0: further out, single precision turns logits into infinities."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +26,9 @@ class Stopping:
     """Below which the mean entropy of the masked positions must be, in nats (of all positions, for a policy that redraws tokens)."""
 
     def __post_init__(self) -> None:
-        if self.stable < 1:
-            raise PolicyError(f"stable is {self.stable}; it must be at least 1 call")
-        if not self.entropy > 0:
+        object.__setattr__(self, "stable", whole("stable", self.stable, PolicyError, least=1))
+        object.__setattr__(self, "entropy", number("entropy", self.entropy, PolicyError))
+        if self.entropy <= 0:
             raise PolicyError(f"entropy is {self.entropy}; it must be greater than 0 nats")
 
 
@@ -70,7 +45,7 @@ class Decoding:
     block_length: int | None = None
     """Writes so many positions before the next ones, left to right (semi-autoregressive: LLaDA, 2502.09992). None is all at once."""
     temperature: float = 0.0
-    """0 proposes the most probable token; above, a sample of the tempered distribution."""
+    """0 proposes the most probable token; above (within ``TEMPERATURES``), a sample of the tempered distribution."""
     top_p: float = 1.0
     """Draws only from the most probable tokens that together reach this probability; it needs a temperature."""
     guidance: float = 0.0
@@ -85,13 +60,25 @@ class Decoding:
         if not isinstance(self.stop, Stopping | None):
             raise PolicyError(f"stop is {self.stop!r}; it must be a Stopping, or None")
         object.__setattr__(self, "options", resolve_policy(self.policy, self.options))
-        for name in ("steps", "block_length", "seed"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), least=name != "seed"))
+        for name in ("steps", "block_length"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name), PolicyError, least=1))
+        object.__setattr__(self, "seed", whole("seed", self.seed, PolicyError, most=None))
         for name in ("temperature", "top_p", "guidance"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
-        check_chance(self.temperature, self.top_p, self.seed)
+            object.__setattr__(self, name, number(name, getattr(self, name), PolicyError))
+        self._check_chance()
         if not 0 <= self.guidance < math.inf:
             raise PolicyError(f"guidance is {self.guidance}; it must be 0 (none) or greater, and finite")
+
+    def _check_chance(self) -> None:
+        """Raises PolicyError on what no token can be drawn with."""
+        least, most = TEMPERATURES
+        if self.temperature and not least <= self.temperature <= most:
+            raise PolicyError(f"temperature is {self.temperature}; it must be 0 (greedy), or {least:g} to {most:g}")
+        if not 0 < self.top_p <= 1:
+            raise PolicyError(f"top_p is {self.top_p}; it must be above 0, and 1 at most (all tokens)")
+        if self.top_p < 1 and self.temperature == 0:
+            raise PolicyError(f"top_p is {self.top_p} and the temperature 0, which draws nothing; give a temperature as well")
 
 
 SETTINGS = ("block_length", "temperature", "top_p", "guidance", "stop_entropy", "stop_stable")
@@ -131,11 +118,11 @@ def decoding_with(policy: str, settings: Mapping[str, Option], *, steps: int | N
     if policy in POLICIES and unknown:
         choices = ", ".join((*known, *SETTINGS))
         raise PolicyError(f"policy {policy!r} has no setting {sorted(unknown)[0]!r}; choose from {choices}")
-    values: dict[str, Any] = {name: float(settings[name]) for name in SETTINGS if name in settings}
-    for name in ("block_length", "stop_stable"):
-        if name in values and values[name] % 1:
-            raise PolicyError(f"{name} is {settings[name]}; it must be a whole number")
-        values |= {name: int(values[name])} if name in values else {}
+    values: dict[str, Any] = {
+        name: whole(name, value, PolicyError, least=1) if name in ("block_length", "stop_stable") else number(name, value, PolicyError)
+        for name, value in settings.items()
+        if name in SETTINGS
+    }
     stops = {name.removeprefix("stop_"): value for name, value in values.items() if name.startswith("stop_")}
     rest = {name: value for name, value in values.items() if not name.startswith("stop_")}
     stop = Stopping(**stops) if stops else None

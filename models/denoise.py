@@ -20,8 +20,8 @@ from models.chance import CallNoise, drawn
 from models.decoding import Decoding, stated
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
-from models.prompt import PromptError, check_prompts, padded
-from models.recorder import Record, Recorder, capture
+from models.prompt import PromptError, check_prompts, identities, padded
+from models.recorder import Record, Recorder, capture, forms
 from models.trajectory import CLOCKS, SURGERY, Trajectory, TrajectoryError, TrajectoryStream, writing
 from models.turn import Move, PolicyError, Scores, Turn
 from models.unmasking import POLICIES
@@ -101,7 +101,6 @@ class Denoiser:
     """Network calls made so far."""
 
     def __post_init__(self) -> None:
-        self._begun = self.calls + 1
         vocabulary = int(self.model.module.config.vocab_size)
         if self.record.top_k > vocabulary:
             raise TrajectoryError(f"top_k is {self.record.top_k}; {self.model.name} has {vocabulary} tokens")
@@ -150,7 +149,7 @@ class Denoiser:
         context = StepContext(self.calls, rows, tokens, tokens == self.mask_token_id)
         asked = [edits(context) for edits in self.edits]
         with ExitStack() as hooks:
-            for one in (*asked, capture(self.record, self.calls, self.model.facts.logit_shift, found, first=self.calls == self._begun)):
+            for one in (*asked, capture(self.record, self.calls, self.model.facts.logit_shift, found)):
                 hooks.enter_context(self.model.hooks(one) if one else nullcontext())
             logits = self.model.logits(tokens)
         if self.decoding.guidance:
@@ -250,6 +249,7 @@ class Denoiser:
                 sample_ids=torch.tensor(self.sample_ids).numpy(),
                 stream=None if folder is None else TrajectoryStream(folder),
             )
+            recorder.expect(forms(self.record, self.model, self.canvas.tokens))
             before(recorder)
             while self.active.any():
                 self.advance(recorder)
@@ -298,14 +298,13 @@ def denoise(
         on_step: Told (positions written, positions left) after every call.
 
     Raises:
-        PromptError: On a causal model, a sample with nothing masked, one too long, or a token outside the vocabulary.
+        PromptError: On a causal model, a sample with nothing masked, one too long, a token outside the vocabulary, or what are no tokens.
         PolicyError: On an unknown policy or option, or a budget smaller than the number of blocks.
         TrajectoryError: Where the record cannot be kept.
     """
-    asked = Decoding(decoding) if isinstance(decoding, str) else decoding
+    asked = decoding if isinstance(decoding, Decoding) else Decoding(decoding)
     canvas = padded(tokens).clone().to(model.device)
-    ids = range(len(canvas)) if sample_ids is None else sample_ids
-    mask = check_prompts(model, canvas, ids)
+    mask, ids = check_prompts(model, canvas), identities(sample_ids, len(canvas))
     denoiser = Denoiser(model, asked, blank_canvas(canvas, canvas == mask), ids, mask, record or Record(), (edits,) if edits else ())
     surgery = {SURGERY: json.dumps([{"step": 0, "steered": True}])} if edits else {}
     return denoiser.run(lambda recorder: None, canvas.clone(), {**attributes_of(model, asked), **surgery}, on_step)

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from models.language_model import LanguageModel
+from models.numerals import wholes
 
 PADDING = -1
 """Stands where a sample is over and a longer one is not; no network ever reads it."""
@@ -28,6 +29,9 @@ def padded(tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]) -> In
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise PromptError(f"tokens have shape {tuple(tokens.shape)}; they must be (batch, pos) with at least one sample")
         return _whole(tokens)
+    if not isinstance(tokens, Sequence) or not all(isinstance(one, Tensor) for one in tokens):
+        kind = f"{type(tokens).__name__}" + (f" of {type(tokens[0]).__name__}" if isinstance(tokens, Sequence) else "")
+        raise PromptError(f"tokens are a {kind}; they must be a torch tensor (batch, pos), or a list of rows, each a tensor")
     wrong = [tuple(one.shape) for one in tokens if one.ndim != 1 or len(one) == 0]
     if wrong or not len(tokens):
         raise PromptError(f"samples have shapes {wrong}; give at least one sample, each a row of at least one token")
@@ -35,17 +39,25 @@ def padded(tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]) -> In
 
 
 def _whole(tokens: Tensor) -> Tensor:
-    if tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+    if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
         raise PromptError(f"tokens are of the kind {tokens.dtype}; they must be whole numbers")
     return tokens.long()
 
 
-def check_ids(sample_ids: Sequence[int], n_samples: int) -> None:
-    """Raises PromptError where samples have no identity each, of whole numbers from 0."""
-    if len(sample_ids) != n_samples:
-        raise PromptError(f"there are {len(sample_ids)} sample_ids for {n_samples} samples; give one each")
-    if not all(isinstance(one, int) and one >= 0 for one in sample_ids) or len(set(sample_ids)) < n_samples:
-        raise PromptError(f"sample_ids are {list(sample_ids)[:8]}; they must be different whole numbers from 0")
+def identities(sample_ids: Sequence[int] | None, n_samples: int) -> tuple[int, ...]:
+    """Returns the identity of each sample, its row number unless given.
+
+    Raises:
+        PromptError: Where they are not different whole numbers from 0, one a sample.
+    """
+    if sample_ids is None:
+        return tuple(range(n_samples))
+    found = wholes("sample_ids", sample_ids, PromptError, most=2**63 - 1)
+    if len(found) != n_samples:
+        raise PromptError(f"there are {len(found)} sample_ids for {n_samples} samples; give one each")
+    if len(set(found)) < n_samples:
+        raise PromptError(f"sample_ids are {list(found[:8])}; they must be different whole numbers from 0")
+    return found
 
 
 def check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
@@ -60,7 +72,7 @@ def check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None
         raise PromptError(f"the prompt holds the token {int(outside[0])}; the tokens of {model.name} are 0 to {vocabulary - 1}")
 
 
-def check_prompts(model: LanguageModel, tokens: Int[Tensor, "batch pos"], sample_ids: Sequence[int]) -> int:
+def check_prompts(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> int:
     """Returns the mask token's id, or raises the PromptError that says why these tokens cannot be denoised."""
     mask = model.facts.mask_token_id
     if mask is None:
@@ -69,5 +81,4 @@ def check_prompts(model: LanguageModel, tokens: Int[Tensor, "batch pos"], sample
     empty = torch.nonzero(~(tokens == mask).any(1)).flatten().tolist()
     if empty:
         raise PromptError(f"samples {empty[:5]} have no masked position: there is nothing to write")
-    check_ids(sample_ids, len(tokens))
     return mask

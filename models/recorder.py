@@ -14,6 +14,8 @@ from torch import Tensor
 
 from models.backends import Edit
 from models.hookpoints import HookPoint
+from models.language_model import LanguageModel
+from models.numerals import whole, wholes
 from models.trajectory import CHANNEL, CLOCKS, FORMAT_VERSION, SPOKEN, State, Trajectory, TrajectoryError, TrajectoryStream
 
 FLUSHED_STEPS = 32
@@ -33,6 +35,15 @@ class Channel:
     steps: Container[int] | None = None
     """Only in these calls, counted from 1; None is in all."""
 
+    def __post_init__(self) -> None:
+        check_point(self.point)
+        if not callable(self.read):
+            raise TrajectoryError(f"read is {self.read!r}; it must be a function of an activation")
+        if self.positions is not None:
+            object.__setattr__(self, "positions", wholes("positions", self.positions, TrajectoryError))
+        if not isinstance(self.steps, Container | None) or isinstance(self.steps, str):
+            raise TrajectoryError(f"steps are {self.steps!r}; they must be a list or range of calls, or None for all")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -47,43 +58,76 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.store is not None:
+            if not isinstance(self.store, str | Path):
+                raise TrajectoryError(f"store is {self.store!r}; it must be a path, or None for none")
             object.__setattr__(self, "store", Path(self.store))
-        if self.top_k < 0:
-            raise TrajectoryError(f"top_k is {self.top_k}; it must be 0 (none) or greater")
-        for name in self.channels:
-            if not name or "/" in name:
+        object.__setattr__(self, "top_k", whole("top_k", self.top_k, TrajectoryError))
+        if not isinstance(self.channels, Mapping):
+            raise TrajectoryError(f"channels are {self.channels!r}; they must be a mapping of names to Channels")
+        for name, one in self.channels.items():
+            if not isinstance(name, str) or not name or "/" in name:
                 raise TrajectoryError(f"a channel is named {name!r}; a name must have no '/' and not be empty")
+            if not isinstance(one, Channel):
+                raise TrajectoryError(f"the channel {name!r} is {one!r}; it must be a Channel")
 
 
-def capture(record: Record, step: int, logit_shift: int, found: dict[str, Tensor], *, first: bool) -> dict[HookPoint, Edit]:
+def check_point(point: object) -> None:
+    """Raises TrajectoryError on what is no hook point."""
+    if not isinstance(point, HookPoint):
+        raise TrajectoryError(f"point is {point!r}; it must be a HookPoint, such as models.hookpoints.resid_post(3)")
+
+
+def forms(record: Record, model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> dict[str, np.ndarray]:
+    """Returns arrays of the shape and kind of what is kept of a call besides what always is; for channels the network reads one sample.
+
+    Raises:
+        TrajectoryError: On a channel that does not give each position one number or vector, or is about a position that is not there.
+    """
+    shape = tuple(tokens.shape)
+    found: dict[str, np.ndarray] = {}
+    if record.top_k:
+        found = {"top_token": np.zeros((*shape, record.top_k), np.int32), "top_probability": np.zeros((*shape, record.top_k), np.float32)}
+    if record.channels:
+        _, cache = model.run_with_cache(tokens[:1, : int((tokens[0] >= 0).sum())], {one.point for one in record.channels.values()})
+    for name, one in record.channels.items():
+        beyond = [position for position in one.positions or () if position >= shape[1]]
+        if beyond:
+            raise TrajectoryError(f"the channel {name!r} is about position {beyond[0]}; there are positions 0 to {shape[1] - 1}")
+        values = _placed(name, one, cache[one.point], model.facts.logit_shift)
+        found[CHANNEL + name] = np.zeros((*shape, *values.shape[2:]), np.float16)
+    return found
+
+
+def capture(record: Record, step: int, logit_shift: int, found: dict[str, Tensor]) -> dict[HookPoint, Edit]:
     """Returns hooks that change nothing, and leave in ``found`` what the channels want of a call.
 
-    The first call of a run is always read, so that all shapes are known from the start.
+    Whether there are any depends on the call's number alone: a hooked network may round otherwise than a bare one.
     """
-    wanted = {name: one for name, one in record.channels.items() if first or one.steps is None or step in one.steps}
+    wanted = {name: one for name, one in record.channels.items() if one.steps is None or step in one.steps}
 
     def edit(point: HookPoint) -> Edit:
         def keep(activation: Tensor) -> None:
             for name, one in wanted.items():
                 if one.point == point:
-                    found[CHANNEL + name] = _placed(name, one, activation, step, logit_shift)
+                    found[CHANNEL + name] = _placed(name, one, activation, logit_shift)
 
         return keep
 
     return {point: edit(point) for point in {one.point for one in wanted.values()}}
 
 
-def _placed(name: str, channel: Channel, activation: Tensor, step: int, logit_shift: int) -> Float[Tensor, "batch pos ..."]:
-    """Returns what a channel reads at the positions it is about, where and when it is wanted; NaN elsewhere."""
-    values = channel.read(activation).detach().to(activation.device)
+def _placed(name: str, channel: Channel, activation: Tensor, logit_shift: int) -> Float[Tensor, "batch pos ..."]:
+    """Returns what a channel reads at the positions it is about; NaN elsewhere."""
+    values = channel.read(activation)
+    if not isinstance(values, Tensor):
+        raise TrajectoryError(f"the channel {name!r} reads a {type(values).__name__} from {channel.point}; it must be a tensor")
+    values = values.detach().to(activation.device)
     if values.ndim not in (2, 3) or values.shape[:2] != activation.shape[:2]:
         raise TrajectoryError(
             f"the channel {name!r} reads {tuple(values.shape)} from {tuple(activation.shape)} at {channel.point}; "
             "it must be one number, or one vector, for each sample and position"
         )
     kept = torch.full_like(values, torch.nan, dtype=torch.float16)
-    if channel.steps is not None and step not in channel.steps:
-        return kept
     about = range(logit_shift, values.shape[1]) if channel.positions is None else channel.positions
     places = [position for position in about if logit_shift <= position < values.shape[1]]
     kept[:, places] = values[:, [position - logit_shift for position in places]].to(torch.float16)
@@ -146,36 +190,44 @@ class Recorder:
         self._tokens[rows] = tokens
         self._n_steps += 1
         self._since = np.where(self._tokens == before, self._since, self._n_steps)
-        self._calls[rows] = self._n_steps
+        self._calls[rows] += 1
         whole = {}
         for name, values in spoken.items():
             whole[name] = np.full((len(before), *values.shape[1:]), _nothing(values), values.dtype)
             kept = self._writable[rows].reshape(*values.shape[:2], *(1 for _ in values.shape[2:]))
             whole[name][rows] = np.where(kept, values, _nothing(values))
-        self._know(whole)
-        if self._stream is not None and edited is None and len(self._steps) >= FLUSHED_STEPS:
+        self.expect(whole)
+        if self._stream is not None and len(self._steps) >= FLUSHED_STEPS:
             self._stream.append(self._dataset())
             self._steps = []
         self._keep(clocks or self._clocks, whole)
 
     def copy_from(self, trajectory: Trajectory, until: int, tokens: Int[np.ndarray, "batch pos"]) -> None:
         """Takes over the steps of a trajectory after its first, up to and with ``until``, where the canvases are ``tokens`` instead."""
-        for step in range(1, until + 1):
-            data = trajectory.data.isel(step=step)
-            rows = np.flatnonzero(trajectory.calls >= step)
-            spoken = {
-                str(name): data[name].values[rows]
-                for name in data
-                if data[name].dims[:2] == ("sample", "position") and name not in ("token", "state", "commit_step")
-            }
-            canvases = tokens if step == until else data["token"].values
-            self.add(rows, canvases[rows], spoken, {name: data[name].values for name in CLOCKS}, edited=canvases)
+        for first in range(1, until + 1, FLUSHED_STEPS):
+            last = min(first + FLUSHED_STEPS - 1, until)
+            some = trajectory.steps(first, last)
+            for step in range(first, last + 1):
+                data = {str(name): values.values[:, step - first] for name, values in some.data_vars.items()}
+                rows = np.flatnonzero((data["proposal"] >= 0).any(1))
+                spoken = {name: values[rows] for name, values in data.items() if name not in ("token", "state", *CLOCKS)}
+                canvases = tokens if step == until else data["token"]
+                self.add(rows, canvases[rows], spoken, {name: data[name] for name in CLOCKS}, edited=canvases)
 
-    def _know(self, spoken: Mapping[str, np.ndarray]) -> None:
-        self._known |= {name: np.full_like(values, _nothing(values)) for name, values in spoken.items() if name not in self._known}
+    def expect(self, values: Mapping[str, np.ndarray]) -> None:
+        """Makes known the shape and kind of variables over (sample, position, ...); a stream must know all before its first steps go out.
+
+        Raises:
+            TrajectoryError: On a variable that has had another shape so far.
+        """
+        for name, one in values.items():
+            known = self._known.setdefault(name, np.full_like(one, _nothing(one)))
+            if known.shape != one.shape:
+                ours, theirs = (" by ".join(map(str, shape[2:])) or "one" for shape in (known.shape, one.shape))
+                raise TrajectoryError(f"{name} has {theirs} numbers a position in some steps and {ours} in others; keep as many in all")
 
     def _keep(self, clocks: Mapping[str, np.ndarray], spoken: Mapping[str, np.ndarray]) -> None:
-        self._know(spoken)
+        self.expect(spoken)
         self._steps.append({"token": self._tokens, "state": self._states(), **dict(clocks), **spoken})
 
     def _states(self) -> UInt8[np.ndarray, "batch pos"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from operator import index
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +17,9 @@ from models.decoding import Decoding, Stopping
 from models.denoise import Canvas, Denoiser, OnStep, StepContext, StepEdits, attributes_of, blank_canvas
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
+from models.numerals import GREATEST, whole, wholes
 from models.prompt import check_tokens
-from models.recorder import Record, Recorder
+from models.recorder import Record, Recorder, check_point
 from models.trajectory import SURGERY, State, Trajectory, TrajectoryError
 from models.turn import PolicyError
 
@@ -60,41 +60,48 @@ class Moment:
         Raises:
             TrajectoryError: On a sample or position that is not there, or a token that is no whole number from 0.
         """
+        if not isinstance(tokens, Mapping):
+            raise TrajectoryError(f"the edit is {tokens!r}; it must be a mapping of positions to tokens, such as {{3: 7}}")
         first = self.trajectory.tokens(0)
-        if sample is not None and not 0 <= sample < len(first):
-            raise TrajectoryError(f"there is no sample {sample}; the trajectory has samples 0 to {len(first) - 1}")
         made = {}
-        for one in range(len(first)) if sample is None else (index(sample),):
-            length = int((first[one] >= 0).sum())
+        for one in range(len(first)) if sample is None else (_one_of("sample", sample, len(first), "the trajectory"),):
             for position, token in tokens.items():
-                if not 0 <= position < length:
-                    raise TrajectoryError(f"there is no position {position}; sample {one} has positions 0 to {length - 1}")
-                if not isinstance(token, int | np.integer) or token < 0:
-                    raise TrajectoryError(f"the token at position {position} is {token!r}; it must be a whole number from 0")
-                made[one, index(position)] = int(token)
+                place = _one_of("position", position, int((first[one] >= 0).sum()), f"sample {one}")
+                made[one, place] = whole(f"the token at position {place}", token, TrajectoryError)
         return replace(self, edited={**self.edited, **made})
 
     def branch(self, seed: int) -> Moment:
-        """Returns the moment with another seed from here on."""
-        return replace(self, seed=index(seed))
+        """Returns the moment with another seed from here on.
+
+        Raises:
+            PolicyError: On what is no whole number from 0.
+        """
+        return replace(self, seed=whole("seed", seed, PolicyError, most=None))
 
     def patch(self, point: HookPoint, source: Moment, positions: tuple[int, ...] | None = None) -> Moment:
         """Returns the moment whose next call takes its activations at a hook point, at all positions or some, from another moment's.
 
         ``source`` has as many samples, or one that serves for all; the same model reads its canvas.
+
+        Raises:
+            TrajectoryError: On what is no hook point or moment, a position that is not there, or a source of other samples.
         """
+        check_point(point)
+        if not isinstance(source, Moment):
+            raise TrajectoryError(f"the source of a patch is a {type(source).__name__}; it must be a moment, such as trajectory.at(3)")
         mine, theirs = ((moment.tokens >= 0).sum(1) for moment in (self, source))
         if len(theirs) not in (1, len(mine)) or (theirs != mine).any():
             raise TrajectoryError(
                 f"a patch takes activations of samples of {theirs.tolist()} positions to samples of {mine.tolist()}; "
                 "they must agree, and a single one may serve for all"
             )
-        outside = [position for position in positions or () if not 0 <= position < mine.min()]
-        if outside:
-            raise TrajectoryError(f"a patch names the position {outside[0]}; the samples have positions 0 to {mine.min() - 1}")
+        if positions is not None:
+            positions = wholes("positions", positions, TrajectoryError)
+            outside = [position for position in positions if position >= mine.min()]
+            if outside:
+                raise TrajectoryError(f"a patch names the position {outside[0]}; the samples have positions 0 to {mine.min() - 1}")
         if source.patches:
             raise TrajectoryError("the source of a patch is itself patched; resume it, and take a moment of what comes of it")
-        positions = None if positions is None else tuple(index(position) for position in positions)
         return replace(self, patches=(*self.patches, Patch(point, source, positions)))
 
     def resume(
@@ -110,7 +117,8 @@ class Moment:
 
         With nothing changed it is the trajectory that was, exactly, up to and with the surgery done at this step; interventions on
         activations are not made again. ``record`` is what the steps to come keep; what they do not keep, and the earlier steps did, is
-        NaN there.
+        NaN there. Channels are read by a hooked network, which rounds otherwise than the bare one: with others than the run had, what
+        is said of the steps to come may differ by some 1e-6.
 
         Args:
             model: The model of the run.
@@ -136,7 +144,7 @@ class Moment:
         before = self._decoding()
         if "policy" in changes:
             changes = {"options": {}, **changes}
-        elif "options" in changes:
+        elif isinstance(changes.get("options"), Mapping):
             changes["options"] = {**before.options, **changes["options"]}
         decoding = replace(before, **changes)
         mask = cast("int", model.facts.mask_token_id)
@@ -229,6 +237,14 @@ class Moment:
         }
         now = {"step": self.step, **{name: value for name, value in done.items() if value}}
         return [entry for entry in (*past, now) if len(entry) > 1]
+
+
+def _one_of(name: str, value: object, n: int, whose: str) -> int:
+    """Returns a whole number from 0 to below ``n``."""
+    found = whole(name, value, TrajectoryError, least=-GREATEST)
+    if not 0 <= found < n:
+        raise TrajectoryError(f"there is no {name} {found}; {whose} has {name}s 0 to {n - 1}")
+    return found
 
 
 def _replacing(model: LanguageModel, patch: Patch, context: StepContext) -> Edit:

@@ -28,7 +28,7 @@ LLADA_MASK_TOKEN_ID = 126336
 UNKNOWN = "unknown"
 
 
-def load_trace(path: Path, *, mask_token_id: int | None = None, model: str | None = None, task: str | None = None) -> Trajectory:
+def load_trace(path: Path | str, *, mask_token_id: int | None = None, model: str | None = None, task: str | None = None) -> Trajectory:
     """Returns the trajectory at ``path``, whichever tool wrote it.
 
     It may be a Zarr folder of ours; a file of Prophet's (2508.19982), whose positions are the generated ones, since it does not hold the
@@ -45,6 +45,7 @@ def load_trace(path: Path, *, mask_token_id: int | None = None, model: str | Non
         TrajectoryError: Where there is no trace, it is cut short, holds code, or is of another shape or a newer format; or where ours,
             which says these itself, is given a mask token, model or task.
     """
+    path = Path(path)
     if path.is_dir():
         told = [name for name, value in {"mask_token_id": mask_token_id, "model": model, "task": task}.items() if value is not None]
         if told:

@@ -23,6 +23,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
+from models.numerals import GREATEST, whole
+
 if TYPE_CHECKING:
     from models.decoding import Decoding
     from models.surgery import Moment
@@ -118,8 +120,8 @@ class Trajectory:
 
     ``data`` has the dims ``sample, step, position`` and the variables ``token``, ``proposal``, ``state`` (see ``State``),
     ``confidence``, ``margin`` (probabilities), ``entropy`` (nats), all over (sample, step, position); ``commit_step`` over (sample,
-    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): the last step in
-    which it made a network call; over (sample, step) ``clock``: steps of the budget used up in the current block, ``block``: which
+    position): the step that wrote the position's final token, 0 for the prompt, -1 if never; ``calls`` over (sample): in how many network
+    calls it took part; over (sample, step) ``clock``: steps of the budget used up in the current block, ``block``: which
     block that is, ``stable``: calls in a row with the same proposals. If recorded, ``top_token`` and ``top_probability`` over (sample,
     step, position, rank), best first, and channels, ``channel.NAME``, in half precision. ``data.attrs`` names model, fingerprint, task,
     policy, options (JSON), seed, and, if there was any, the surgery it went through.
@@ -173,9 +175,23 @@ class Trajectory:
         """
         if name not in self.channels:
             raise TrajectoryError(f"no channel {name!r} was recorded; choose from {', '.join(self.channels) or 'none'}")
-        if self.stored is not None and _stored_digest(self.stored[0]) != self.stored[1]:
-            raise TrajectoryError(f"{self.stored[0]} no longer holds the trajectory whose channel {name!r} is asked for; load it again")
+        self._check_stored(name)
         return self.data[CHANNEL + name]
+
+    def _check_stored(self, channel: str) -> None:
+        if self.stored is not None and _stored_digest(self.stored[0]) != self.stored[1]:
+            raise TrajectoryError(f"{self.stored[0]} no longer holds the trajectory whose channel {channel!r} is asked for; load it again")
+
+    def steps(self, first: int, last: int) -> xr.Dataset:
+        """Returns all about the steps ``first`` to ``last``, channels too, in memory.
+
+        Raises:
+            TrajectoryError: Where its channels are no longer there.
+        """
+        for name in self.channels:
+            self._check_stored(name)
+        stepped = [name for name, values in self.data.data_vars.items() if "step" in values.dims]
+        return self.data[stepped].isel(step=slice(first, last + 1)).load()
 
     @property
     def surgery(self) -> list[dict[str, Any]]:
@@ -191,9 +207,14 @@ class Trajectory:
         """
         from models.surgery import Moment
 
-        if not -self.n_steps - 1 <= step <= self.n_steps:
-            raise TrajectoryError(f"there is no step {step}; the trajectory has steps 0 to {self.n_steps}")
-        return Moment(self, step % (self.n_steps + 1))
+        return Moment(self, self._step(step))
+
+    def _step(self, step: object) -> int:
+        """Returns the number of a step that may be counted from the end."""
+        found = whole("step", step, TrajectoryError, least=-GREATEST)
+        if not -self.n_steps - 1 <= found <= self.n_steps:
+            raise TrajectoryError(f"there is no step {found}; the trajectory has steps 0 to {self.n_steps}")
+        return found % (self.n_steps + 1)
 
     @property
     def n_samples(self) -> int:
@@ -202,17 +223,30 @@ class Trajectory:
 
     @property
     def n_steps(self) -> int:
-        """Number of network calls of the longest sample."""
+        """Number of steps after the first canvas: network calls of the run."""
         return int(self.data.sizes["step"]) - 1
 
     @property
     def calls(self) -> Int[np.ndarray, " batch"]:
-        """The last step in which each sample made a network call; it made one in each before, unless it was finished in between."""
+        """How many network calls each sample took part in: its steps, but those between its end and an edit that reopened it."""
         return self.data["calls"].values
 
+    @property
+    def last_step(self) -> Int[np.ndarray, " batch"]:
+        """The last step in which anything happened to each sample: a network call, or an edit by hand."""
+        token, proposal = self.data["token"].values, self.data["proposal"].values
+        changed = np.diff(token, axis=1, prepend=token[:, :1]) != 0
+        happened = ((proposal >= 0) | changed).any(2)
+        latest = np.where(happened, np.arange(happened.shape[1]), 0).max(1)
+        return np.maximum(latest, self.calls)
+
     def tokens(self, step: int) -> Int[np.ndarray, "batch pos"]:
-        """Returns the canvases after ``step``; -1 is the last."""
-        return self.data["token"].isel(step=step).values.astype(np.int64)
+        """Returns the canvases after ``step``; -1 is the last.
+
+        Raises:
+            TrajectoryError: On a step that is not there.
+        """
+        return self.data["token"].isel(step=self._step(step)).values.astype(np.int64)
 
     def save(self, path: Path | str) -> None:
         """Writes the trajectory as Zarr, whole or not at all; a trajectory already there is replaced.

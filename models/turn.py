@@ -84,8 +84,8 @@ UnmaskingPolicy = Callable[..., Move]
 
 
 def gumbel(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Returns standard Gumbel noise made of uniform numbers in 0 to 1."""
-    return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+    """Returns standard Gumbel noise made of uniform numbers from 0 to below 1: great where they are near 0, where floats are finest."""
+    return -torch.log(-torch.log1p(-uniform.clamp(min=2.0**-54)))
 
 
 def first_by(priority: Float[Tensor, "batch pos"], among: Bool[Tensor, "batch pos"], n: Int[Tensor, " batch"]) -> Bool[Tensor, "batch pos"]:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.ancestral import check, check_share, ddpm, ddpm_cache, remdm_cap, remdm_conf, remdm_loop, remdm_rescale, steps_left
+from models.numerals import GREATEST, number, whole
 from models.turn import Move, Option, PolicyError, Turn, UnmaskingPolicy, first_by, gumbel
 
 
@@ -198,21 +199,20 @@ def policy_options(name: str) -> dict[str, Option]:
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def _like(option: str, value: Option, default: Option) -> Option:
+def _like(option: str, value: object, default: Option) -> Option:
     """Returns the value as a number of its default's kind."""
     if isinstance(default, float):
-        return float(value)
-    check(option, value, value % 1 == 0, "be a whole number")
-    return int(value)
+        return number(option, value, PolicyError)
+    return whole(option, value, PolicyError, least=-GREATEST)
 
 
-def resolve_policy(name: str, options: Mapping[str, Option]) -> dict[str, Option]:
+def resolve_policy(name: object, options: Mapping[str, object]) -> dict[str, Option]:
     """Returns all options of a policy, defaults filled in.
 
     Raises:
-        PolicyError: On an unknown policy or option, naming the choices, and on a fraction where a whole number is due.
+        PolicyError: On an unknown policy or option, naming the choices, on what is no number, or no whole one where one is due.
     """
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise PolicyError(f"unknown policy {name!r}; choose from {', '.join(POLICIES)}")
     known = policy_options(name)
     for option in options:

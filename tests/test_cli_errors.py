@@ -114,6 +114,7 @@ def test_trace_refuses_a_bad_puzzle(prompt: str, message: str, denoscope: Run, t
         (["--policy", "best"], "unknown policy 'best'; choose from random, low_confidence"),
         (["--task", "chess"], "unknown task 'chess'; choose from sudoku"),
         (["--steps", "0"], "steps is 0; it must be at least 1"),
+        (["--limit", "3"], "--limit is for the prompts of a file"),
     ],
 )
 def test_trace_refuses_bad_options(options: list[str], message: str, denoscope: Run, twins: dict[str, Path], tmp_path: Path) -> None:
@@ -125,10 +126,12 @@ def test_a_causal_model_is_traced_left_to_right_and_refuses_what_it_cannot_heed(
     denoscope: Run, twins: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
-    for unheeded in (["--steps", 3], ["--set", "guidance=1"], ["--top-k", 2]):
-        refused(
-            denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", out, *unheeded), "causal model", "temperature, top_p and seed"
-        )
+    for unheeded, rule in (
+        (["--steps", 3], "temperature, top_p and seed"),
+        (["--set", "guidance=1"], "temperature, top_p and seed"),
+        (["--top-k", 2], "no more than the best is kept"),
+    ):
+        refused(denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", out, *unheeded), "causal model", rule)
     assert contents(tmp_path) == []
     assert denoscope("trace", twins["causal"], "--prompt", BOARD, "--out", out, "--set", "temperature=2").code == 0
     run = Trajectory.load(out)
@@ -272,7 +275,7 @@ def test_steps_are_not_silently_ignored_by_a_causal_model(denoscope: Run, twins:
     for unheeded in (["--steps", 2], ["--set", "guidance=1"], ["--set", "block_length=3"]):
         ended = denoscope("evaluate", twins["causal"], "--puzzles", puzzles, *unheeded)
         assert ended.code == 2
-        assert "steps and temperature are not for it" in ended.stderr
+        assert "heeds temperature, top_p and seed alone" in ended.stderr
 
 
 def test_a_full_board_is_judged_without_a_call(denoscope: Run, twins: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""The denoising loop: its promises for every policy, the published algorithms transcribed, edits, errors; and writing left to right."""
+"""The denoising loop: its promises for every policy, edits, errors; and writing left to right."""
 
-import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,17 +12,18 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from models.chance import nucleus
-from models.decoding import Decoding
+from models.chance import CallNoise, nucleus
+from models.decoding import Decoding, Stopping
 from models.denoise import StepContext, denoise, score
 from models.facts import ModelFacts
 from models.hookpoints import HookPointError, resid_post
 from models.language_model import LanguageModel
 from models.left_to_right import write_left_to_right
 from models.prompt import PromptError
-from models.trajectory import State, Trajectory, TrajectoryError
-from models.turn import PolicyError
+from models.trajectory import State, TrajectoryError
+from models.turn import PolicyError, gumbel
 from models.unmasking import POLICIES, policy_options
+from models.writing import write
 
 MASK, VOCAB, LENGTH = 11, 12, 16
 
@@ -184,6 +184,32 @@ def test_a_temperature_draws_from_the_tempered_distribution() -> None:
     assert stats.chisquare(np.bincount(run.tokens(-1)[:, 0], minlength=MASK), n * expected).pvalue > 1e-3
 
 
+def test_noise_is_gumbels_far_into_its_tail() -> None:
+    u = torch.tensor([0.0, 2.0**-53, 2.0**-40, 1e-6, 0.5, 1 - 2**-24])
+    expected = -np.log(-np.log1p(-np.maximum(u.double().numpy(), 2.0**-54)))
+    np.testing.assert_allclose(gumbel(u), expected, rtol=1e-6)
+    assert gumbel(u)[1] > 36
+
+
+def test_uniform_numbers_are_fine_near_0_below_1_and_have_the_law_they_should() -> None:
+    noise = CallNoise(3, range(40), 1, torch.device("cpu")).for_tokens(range(40), 50, 1000)
+    u = noise.flatten().double().numpy()
+    assert ((u >= 0) & (u < 1)).all()
+    assert (u * 2**24 % 1 != 0).any(), "finer than 24 bits"
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    assert stats.kstest(gumbel(noise).flatten().double().numpy(), "gumbel_r").pvalue > 1e-3
+    for below in (1e-3, 1e-4, 1e-5):
+        assert stats.binomtest(int((u < below).sum()), len(u), below).pvalue > 1e-3
+
+
+def test_the_greatest_number_is_below_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = SimpleNamespace(random=lambda shape: np.full(shape, np.nextafter(1.0, 0.0)))
+    monkeypatch.setattr("models.chance.np.random.default_rng", lambda key: generator)
+    noise = CallNoise(0, [0], 1, torch.device("cpu"))
+    assert noise.uniform(3).max() < 1
+    assert torch.isfinite(gumbel(noise.uniform(3))).all()
+
+
 def test_a_nucleus_keeps_the_fewest_tokens_that_reach_its_share_and_never_less_than_the_best() -> None:
     logits = torch.tensor([0.5, 0.2, 0.2, 0.1]).log()
     for top_p, kept in ((1e-9, 1), (0.5, 1), (0.51, 2), (0.7, 2), (0.71, 3), (0.95, 4)):
@@ -229,141 +255,7 @@ def test_scores_are_what_numpy_computes(batch: int, pos: int, vocab: int, seed: 
     assert all(torch.isfinite(found[name]).all() for name in ("confidence", "margin", "entropy"))
 
 
-# ---------------------------------------------------------------- the published algorithms
-
-
-def probabilities(network: FakeNetwork, canvas: np.ndarray) -> np.ndarray:
-    logits = network.numpy_logits(canvas)
-    logits[:, MASK] = -np.inf
-    exponents = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponents / exponents.sum(-1, keepdims=True)
-
-
-def llada(network: FakeNetwork, x: np.ndarray, steps: int) -> list[np.ndarray]:
-    """LLaDA ``generate`` with ``remasking="low_confidence"``, one block, temperature 0, as published."""
-    x = x.copy()
-    base, remainder = divmod(int((x == MASK).sum()), steps)
-    num_transfer_tokens = [base + (step < remainder) for step in range(steps)]
-    history = [x.copy()]
-    for k in num_transfer_tokens:
-        if k == 0:
-            break
-        mask_index = x == MASK
-        p = probabilities(network, x)
-        x0 = p.argmax(-1)
-        x0_p = p[np.arange(len(x)), x0]
-        x0 = np.where(mask_index, x0, x)
-        confidence = np.where(mask_index, x0_p, -np.inf)
-        select_index = np.argsort(-confidence, kind="stable")[:k]
-        x[select_index] = x0[select_index]
-        history.append(x.copy())
-    return history
-
-
-def top_probability_margin(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
-    """Kim et al., section 4.1: unmask argmax over masked i of |p(x_i = j1) - p(x_i = j2)|, its two most probable values."""
-    x, history = x.copy(), [x.copy()]
-    while (x == MASK).any():
-        p = probabilities(network, x)
-        certainty = {}
-        for i in np.flatnonzero(x == MASK):
-            j1, j2 = np.argsort(-p[i])[:2]
-            certainty[i] = abs(p[i, j1] - p[i, j2])
-        i = max(certainty, key=certainty.__getitem__)
-        x[i] = p[i].argmax()
-        history.append(x.copy())
-    return history
-
-
-def fast_dllm(network: FakeNetwork, x: np.ndarray, threshold: float) -> list[np.ndarray]:
-    """Fast-dLLM, algorithm 1, one block: unmask all i with confidence at least the threshold, else the most confident."""
-    x, history = x.copy(), [x.copy()]
-    while (x == MASK).any():
-        p = probabilities(network, x)
-        confidence = {i: p[i].max() for i in np.flatnonzero(x == MASK)}
-        unmask = [i for i, c in confidence.items() if c >= threshold] or [max(confidence, key=confidence.__getitem__)]
-        for i in unmask:
-            x[i] = p[i].argmax()
-        history.append(x.copy())
-    return history
-
-
-def lowest_entropy(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
-    """Dream's ``entropy``: unmask the position with the greatest sum of p log p."""
-    x, history = x.copy(), [x.copy()]
-    while (x == MASK).any():
-        p = probabilities(network, x)
-        certainty = {i: np.sum(p[i] * np.log(p[i] + 1e-10)) for i in np.flatnonzero(x == MASK)}
-        i = max(certainty, key=certainty.__getitem__)
-        x[i] = p[i].argmax()
-        history.append(x.copy())
-    return history
-
-
-def left_to_right(network: FakeNetwork, x: np.ndarray) -> list[np.ndarray]:
-    x, history = x.copy(), [x.copy()]
-    for i in np.flatnonzero(x == MASK):
-        x[i] = probabilities(network, x)[i].argmax()
-        history.append(x.copy())
-    return history
-
-
-def same_history(run: Trajectory, expected: list[list[np.ndarray]]) -> None:
-    assert run.calls.tolist() == [len(history) - 1 for history in expected]
-    for sample, history in enumerate(expected):
-        padded = history + [history[-1]] * (run.n_steps + 1 - len(history))
-        np.testing.assert_array_equal(run.data["token"].values[sample], np.stack(padded))
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("steps", [None, 1, 3, 5, 40])
-def test_low_confidence_is_lladas(seed: int, steps: int | None) -> None:
-    network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
-    expected = [llada(network, row, steps or int((row == MASK).sum())) for row in tokens.numpy()]
-    same_history(denoise(network, tokens, Decoding("low_confidence", steps=steps)), expected)
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("policy", "algorithm"), [("topk_margin", top_probability_margin), ("sequential", left_to_right), ("entropy", lowest_entropy)]
-)
-def test_a_policy_of_one_position_a_step_is_the_published_one(policy: str, algorithm: Callable[..., Any], seed: int) -> None:
-    network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
-    same_history(denoise(network, tokens, policy), [algorithm(network, row) for row in tokens.numpy()])
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
-def test_threshold_is_fast_dllms(seed: int, threshold: float) -> None:
-    network, tokens = FakeNetwork(seed, scale=3.0), prompts(4, LENGTH, seed)
-    run = denoise(network, tokens, Decoding("threshold", {"threshold": threshold}))
-    same_history(run, [fast_dllm(network, row, threshold) for row in tokens.numpy()])
-    assert json.loads(run.data.attrs["options"])["threshold"] == threshold
-
-
-def mgdm(network: FakeNetwork, x: np.ndarray, steps: int) -> list[np.ndarray]:
-    """MGDM's sampling with ``deterministic-linear``, as published: predict all, then mask the lowest scores again, fewer each time."""
-    maskable = x == MASK
-    xt, history = x.copy(), [x.copy()]
-    for t in range(steps - 1, -1, -1):
-        log_p = np.log(probabilities(network, xt))
-        x0 = np.where(maskable, log_p.argmax(-1), xt)
-        scores = np.where(maskable, log_p.max(-1), 1000.0)
-        rate = t / steps
-        cutoff_len = int(maskable.sum() * rate + 1e-9)
-        lowest_k_mask = scores < np.sort(scores)[cutoff_len] if t > 0 else np.zeros_like(maskable)
-        xt = np.where(lowest_k_mask, MASK, x0)
-        history.append(xt)
-    return history
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("steps", [None, 1, 2, 3, 7, 16, 40])
-def test_mgdm_is_the_published_one(seed: int, steps: int | None) -> None:
-    network, tokens = FakeNetwork(seed, scale=2.0), prompts(4, LENGTH, seed)
-    with np.errstate(divide="ignore"):
-        expected = [mgdm(network, row, steps or 20) for row in tokens.numpy()]
-    same_history(denoise(network, tokens, Decoding("mgdm", steps=steps)), expected)
+# ---------------------------------------------------------------- tokens taken back
 
 
 def test_mgdm_takes_tokens_back_and_changes_them_and_its_trajectory_says_so() -> None:
@@ -503,9 +395,10 @@ def test_left_to_right_is_the_naive_loop(seed: int, tiny_model: Callable[..., An
 
 def test_a_draw_left_to_right_does_not_depend_on_the_batch(tiny_model: Callable[..., Any]) -> None:
     model, tokens = tiny_model("causal"), torch.tensor([[3, MASK, MASK, 4, MASK], [3, 1, 2, MASK, MASK]])
-    together = write_left_to_right(model, tokens, temperature=2.0, top_p=0.9, seed=1).tokens(-1)
+    asked = Decoding(temperature=2.0, top_p=0.9, seed=1)
+    together = write_left_to_right(model, tokens, asked).tokens(-1)
     for sample in (0, 1):
-        alone = write_left_to_right(model, tokens[[sample]], temperature=2.0, top_p=0.9, seed=1, sample_ids=[sample]).tokens(-1)
+        alone = write_left_to_right(model, tokens[[sample]], asked, sample_ids=[sample]).tokens(-1)
         assert (alone[0] == together[sample]).all()
 
 
@@ -521,3 +414,13 @@ def test_left_to_right_refuses_what_it_cannot_write(tiny_model: Callable[..., An
         write_left_to_right(tiny_model("causal"), torch.tensor([[MASK, 1]]))
     with pytest.raises(PromptError, match="reads at most 163"):
         write_left_to_right(tiny_model("causal"), prompts(1, 164))
+
+
+@pytest.mark.parametrize("run", [write_left_to_right, write])
+@pytest.mark.parametrize("name", ["steps", "block_length", "guidance", "stop"])
+def test_a_causal_model_refuses_what_it_cannot_heed(run: Callable[..., Any], name: str, tiny_model: Callable[..., Any]) -> None:
+    model, tokens = tiny_model("causal"), torch.tensor([[3, MASK, MASK, 4, MASK]])
+    value = {"stop": Stopping(), "guidance": 1.0}.get(name, 1)
+    with pytest.raises(PolicyError, match=rf"{name} is .*, and tiny is a causal model: .* heeds temperature, top_p and seed alone"):
+        run(model, tokens, Decoding(**{name: value}))
+    run(model, tokens, Decoding("ddpm", {"calls": 3}, temperature=1.0, top_p=0.5, seed=3))

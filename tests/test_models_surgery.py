@@ -14,7 +14,7 @@ from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.prompt import PromptError, padded
-from models.recorder import Channel, Record
+from models.recorder import Record
 from models.trajectory import State, Trajectory, TrajectoryError
 from models.turn import PolicyError
 from models.unmasking import POLICIES, policy_options
@@ -73,6 +73,23 @@ def test_what_is_masked_again_is_written_again_even_in_a_finished_block(model: L
     assert again.data["state"].values[0, run.n_steps, 3] == State.REMASKED
     assert (again.tokens(-1) != MASK).all()
     assert again.calls.tolist() == [run.n_steps + 1, int(run.calls[1])]
+
+
+def test_calls_are_those_a_sample_took_part_in_however_often_it_was_reopened(model: LanguageModel, tmp_path: Any) -> None:
+    network = denoise(model, TOKENS, "sequential")
+    assert network.calls.tolist() == network.last_step.tolist() == [7, 5]
+    reopened = network.at(-1).edit({2: MASK, 3: MASK}, sample=1).resume(model)
+    assert (reopened.n_steps, reopened.calls.tolist(), reopened.last_step.tolist()) == (9, [7, 7], [7, 9])
+    branched = reopened.at(8).branch(3).resume(model)
+    twice = reopened.at(-1).edit({1: MASK}, sample=0).resume(model, record=Record(store=tmp_path / "run.zarr"))
+    assert (branched.calls.tolist(), twice.calls.tolist(), twice.last_step.tolist()) == ([7, 7], [8, 7], [10, 9])
+    assert Trajectory.load(tmp_path / "run.zarr").calls.tolist() == [8, 7]
+    back = twice.at(4).resume(model)
+    assert back.data.identical(network.data)
+    by_hand = network.at(-1).edit({2: (int(network.tokens(-1)[1, 2]) + 1) % MASK}, sample=1).resume(model)
+    assert (by_hand.calls.tolist(), by_hand.last_step.tolist()) == ([7, 5], [7, 7])
+    counted = (twice.data["proposal"].values >= 0).any(2).sum(1)
+    assert counted.tolist() == twice.calls.tolist()
 
 
 def test_a_prompt_can_be_changed_and_masked_at_the_start(model: LanguageModel) -> None:
@@ -200,106 +217,6 @@ def test_what_are_no_tokens_is_named(model: LanguageModel, tokens: Any, message:
         inspect.unwrap(padded)(tokens)
 
 
-# ---------------------------------------------------------------- what is recorded
-
-
-def test_channels_hold_what_the_network_reads_for_each_token(model: LanguageModel) -> None:
-    point = resid_post(0)
-    record = Record(
-        top_k=2,
-        channels={
-            "state": Channel(point),
-            "norm": Channel(point, lambda activation: activation.norm(dim=-1), positions=(0, 3, 9), steps=range(2, 4)),
-        },
-    )
-    run = denoise(model, TOKENS, "sequential", record=record)
-    assert denoise(model, TOKENS, "sequential").data["token"].equals(run.data["token"])
-    shift = model.facts.logit_shift
-    for step in (1, 3):
-        rows = np.flatnonzero(run.calls >= step)
-        _, cache = model.run_with_cache(torch.from_numpy(run.tokens(step - 1)[rows]), [point])
-        writable = (run.data["state"].values[rows, 0] == State.MASKED)[..., None]
-        expected = np.full((len(rows), 10, model.d_model), np.nan)
-        expected[:, shift:] = cache[point][:, : 10 - shift].numpy()
-        np.testing.assert_allclose(run.channel("state").values[rows, step], np.where(writable, expected, np.nan), atol=1e-2, rtol=1e-3)
-    norm = run.channel("norm").values
-    assert norm.shape == (2, run.n_steps + 1, 10)
-    assert np.argwhere(~np.isnan(norm[0])).tolist() == [[2, 3], [2, 9], [3, 3], [3, 9]]
-    top = run.data["top_token"].values
-    spoken = run.data["proposal"].values >= 0
-    assert (top[spoken][:, 0] == run.data["proposal"].values[spoken]).all()
-    assert (top[~spoken] == -1).all()
-    with pytest.raises(TrajectoryError, match="no channel 'other' was recorded; choose from state, norm"):
-        run.channel("other")
-
-
-@pytest.mark.parametrize("flushed", [1, 3, 100])
-def test_a_streamed_run_is_the_run_in_memory(model: LanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, flushed: int) -> None:
-    monkeypatch.setattr("models.recorder.FLUSHED_STEPS", flushed)
-    asked = Decoding("remdm_cap", {"calls": 7, "eta": 0.5}, temperature=1.0)
-    channels = {"late": Channel(resid_post(1), steps=(5,))}
-    streamed = denoise(model, TOKENS, asked, record=Record(2, channels, tmp_path / "run.zarr"))
-    memory = denoise(model, TOKENS, asked, record=Record(2, channels))
-    assert streamed.data.identical(memory.data)
-    assert Trajectory.load(tmp_path / "run.zarr").data.identical(memory.data)
-    memory.save(tmp_path / "saved.zarr")
-    assert Trajectory.load(tmp_path / "saved.zarr").data.identical(memory.data)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run.zarr", "saved.zarr"]
-
-
-def test_a_resumed_run_can_keep_more_and_replaces_a_stored_one_whole(
-    model: LanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("models.recorder.FLUSHED_STEPS", 2)
-    path = tmp_path / "run.zarr"
-    probe = torch.nn.Linear(model.d_model, 3)
-    record = Record(2, {"late": Channel(resid_post(0), probe)}, path)
-    plain = denoise(model, TOKENS, record=Record(store=path))
-    more = plain.at(5).resume(model, record=record)
-    assert more.data["token"].equals(plain.data["token"])
-    late = more.channel("late").values
-    assert late.shape == (2, plain.n_steps + 1, 10, 3)
-    assert np.isnan(late[:, :6]).all()
-    assert not np.isnan(late[:, 6:]).all()
-    denoise(model, TOKENS, "sequential", record=record)
-    with pytest.raises(TrajectoryError, match=r"run\.zarr no longer holds the trajectory whose channel 'late' is asked for"):
-        more.channel("late")
-
-
-def test_channels_may_have_any_name_and_must_fit_positions(model: LanguageModel) -> None:
-    plain = denoise(model, TOKENS)
-    named = denoise(model, TOKENS, record=Record(channels={"confidence": Channel(resid_post(0), lambda one: one.norm(dim=-1))}))
-    assert named.data["token"].equals(plain.data["token"])
-    np.testing.assert_allclose(named.data["confidence"], plain.data["confidence"], atol=1e-6)
-    with pytest.raises(TrajectoryError, match=r"the channel 'mean' reads \(2, 64\) from \(2, 10, 64\)|one number, or one vector"):
-        denoise(model, TOKENS, record=Record(channels={"mean": Channel(resid_post(0), lambda one: one.mean(1))}))
-    with pytest.raises(TrajectoryError, match="top_k is 13; tiny has 12 tokens"):
-        denoise(model, TOKENS, record=Record(top_k=13))
-
-
-def test_ids_and_attributes_are_part_of_what_is_checked(model: LanguageModel, tmp_path: Any) -> None:
-    path = tmp_path / "run.zarr"
-    denoise(model, TOKENS, sample_ids=[5, 2]).save(path)
-    whole = json.loads((path / "zarr.json").read_text())
-    (path / "zarr.json").write_text(json.dumps({**whole, "attributes": {**whole["attributes"], "seed": 9}}))
-    with pytest.raises(TrajectoryError, match="damaged"):
-        Trajectory.load(path)
-
-
-def test_a_run_that_fails_leaves_nothing_and_keeps_the_earlier_one(model: LanguageModel, tmp_path: Any) -> None:
-    record = Record(store=tmp_path / "run.zarr")
-    before = denoise(model, TOKENS, record=record)
-
-    def stop(done: int, left: int) -> None:
-        if left < 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        denoise(model, TOKENS, "sequential", record=record, on_step=stop)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run.zarr"]
-    assert Trajectory.load(tmp_path / "run.zarr").data.identical(before.data)
-
-
 # ---------------------------------------------------------------- ragged batches, blocks, guidance, stopping
 
 
@@ -361,7 +278,8 @@ def test_a_run_stops_when_its_proposals_are_stable_and_confident(model: Language
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"block_length": 0}, "block_length is 0; it must be at least 1"),
         ({"temperature": -1.0}, "temperature is -1.0; it must be 0"),
-        ({"temperature": float("inf")}, "finite"),
+        ({"temperature": float("inf")}, "temperature is inf; it must be 0 .greedy., or 1e-06 to 1e+06".replace("+", r"\+")),
+        ({"temperature": 1e-300}, "temperature is 1e-300; it must be 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0; it must be above 0"),
         ({"top_p": 0.5}, "temperature 0, which draws nothing"),
         ({"guidance": -0.1}, "guidance is -0.1"),

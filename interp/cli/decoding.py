@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +10,6 @@ from interp.cli.app import GREATEST_SEED, OutputError
 
 if TYPE_CHECKING:
     from models.decoding import Decoding
-    from models.language_model import LanguageModel
 
 Policy = Annotated[str, typer.Option(help="Unmasking policy (`denoscope policies` lists them).")]
 Seed = Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Reproduces the run.")]
@@ -47,15 +45,3 @@ def decoding_of(policy: str, settings: list[str] | None, *, steps: int | None, s
         if not equals or not name:
             raise OutputError(f"--set got {text!r}; it must be NAME=VALUE with a number, such as --set temperature=0.8")
     return decoding_with(policy, found, steps=steps, seed=seed)
-
-
-def causal_options(model: LanguageModel, decoding: Decoding, top_k: int) -> dict[str, Any]:
-    """Returns what a causal model heeds of a decoding.
-
-    Raises:
-        OutputError: On anything else that was asked for.
-    """
-    heeded: dict[str, Any] = {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": decoding.seed}
-    if replace(decoding, policy="low_confidence", options={}, **heeded) != type(decoding)(**heeded) or top_k:
-        raise OutputError(f"{model.name} is a causal model: it writes left to right, and heeds temperature, top_p and seed alone")
-    return heeded

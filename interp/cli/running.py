@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from interp.cli.app import OutputError, app, out, print_json, progress_bars, whole_folder
-from interp.cli.decoding import Policy, Seed, Settings, Steps, causal_options, decoding_of
+from interp.cli.decoding import Policy, Seed, Settings, Steps, decoding_of
 
 if TYPE_CHECKING:
     from interp.narration import Statement
@@ -65,7 +65,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure how many puzzles a model solves: exact, valid, cells right, network calls. A causal model writes left to right, greedily.
+    """Measure how many puzzles a model solves: exact, valid, cells right, network calls. A causal model writes left to right.
 
     Example: `denoscope evaluate sudoku-diffusion --task sudoku --puzzles boards.txt --json`
     """
@@ -133,6 +133,8 @@ def trace(
     check_free(target)
     if (prompt is None) == (prompts is None):
         raise OutputError("give either --prompt or --prompts, and not both")
+    if prompt is not None and limit is not None:
+        raise OutputError("--limit is for the prompts of a file (--prompts); --prompt is one")
     decoding = decoding_of(policy, settings, steps=steps, seed=seed)
     loaded = _load_for(model, task)
     examples = loaded.task.parse(prompt or "") if prompts is None else loaded.task.read(prompts, limit)
@@ -143,7 +145,9 @@ def trace(
             tell("write", done, done + left)
 
         if loaded.facts.objective == "causal":
-            run = write_left_to_right(loaded, tokens, **causal_options(loaded, decoding, top_k), on_step=on_step)
+            if top_k:
+                raise OutputError(f"--top-k is {top_k}, and {loaded.name} is a causal model: of its writing no more than the best is kept")
+            run = write_left_to_right(loaded, tokens, decoding, on_step=on_step)
             run.save(target)
         else:
             run = denoise(loaded, tokens, decoding, record=Record(top_k=top_k, store=target), on_step=on_step)

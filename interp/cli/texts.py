@@ -25,7 +25,7 @@ def write(
     seed: Annotated[int, typer.Option(min=0, max=GREATEST_SEED, help="Reproduces the texts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    r"""Write text: from nothing, from a prompt, or into its gaps. A causal model writes left to right and ignores policy and steps.
+    r"""Write text: from nothing, from a prompt, or into its gaps. A causal model writes left to right, whatever the policy.
 
     Example: `denoscope write stories-diffusion --n 2 --prompt "Write a bedtime story called \`The Lost Star\`.<start>"`
     """

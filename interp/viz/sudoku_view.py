@@ -54,20 +54,19 @@ def board_traces(
     """Returns one view a sample (all of them unless ``samples`` picks some), with the candidate reader's pencil marks."""
     trajectory = reading.trajectory
     boards = np.stack([SUDOKU.boards(trajectory.tokens(step)) for step in range(trajectory.n_steps + 1)], axis=1)
-    views = []
+    views, last = [], trajectory.last_step
     for sample in range(trajectory.n_samples) if samples is None else samples:
-        calls = int(trajectory.calls[sample])
         confidence = trajectory.data["confidence"].values[sample][:, SOLUTION]
         pencil = reading.scores["candidates"].values[sample]
         givens = trajectory.tokens(0)[sample, :N_CELLS]
         views.append(
             BoardTrace(
-                title=f"Board {sample + 1}: {int((givens > 0).sum())} givens, {calls} calls",
+                title=f"Board {sample + 1}: {int((givens > 0).sum())} givens, {trajectory.calls[sample]} calls",
                 model=trajectory.model,
                 policy=trajectory.policy,
                 givens=tuple(givens.tolist()),
                 solution=tuple(solutions[sample].tolist()),
-                steps=tuple(_board_step(boards[sample], step, confidence, pencil) for step in range(calls + 1)),
+                steps=tuple(_board_step(boards[sample], step, confidence, pencil) for step in range(int(last[sample]) + 1)),
                 statements=tuple(_statement_view(statement) for statement in statements if statement.sample == sample),
             )
         )

@@ -148,7 +148,7 @@ def _channel(name: str, values: xr.DataArray, sample: int, window: tuple[slice, 
 
 def _window(trajectory: Trajectory, sample: int) -> tuple[slice, slice]:
     """Returns the steps and positions that a sample has; of a sudoku only its solution half."""
-    steps = slice(0, int(trajectory.calls[sample]) + 1)
+    steps = slice(0, int(trajectory.last_step[sample]) + 1)
     first = trajectory.tokens(0)[sample]
     if trajectory.task == SUDOKU.name and len(first) == SUDOKU.length:
         return steps, SOLUTION

@@ -1,0 +1,299 @@
+"""The published ancestral samplers, MDLM and ReMDM, against ``denoise``.
+
+The exact distribution over canvases after every step is enumerated and the run is held against it by chi-square; a wrong rate must be
+rejected by the same test. Where a source and ``denoise`` differ on purpose, the reason stands beside the comparison.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from math import inf, prod
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from models.decoding import Decoding
+from models.denoise import denoise
+from models.facts import ModelFacts
+from models.language_model import LanguageModel
+from models.trajectory import Trajectory
+
+SMALL = 4
+"""Vocabulary of the networks whose runs are enumerated: three tokens and the mask."""
+LENGTH, VOCAB = 3, SMALL
+
+
+class FakeNetwork(LanguageModel):
+    """A fixed network: the logits of a position depend on every token of the canvas, through random tables. The mask is the last token."""
+
+    device = torch.device("cpu")
+    fingerprint = "fake:0"
+
+    def __init__(self, seed: int = 0, scale: float = 2.0, length: int = LENGTH, vocab: int = VOCAB) -> None:
+        rng = np.random.default_rng(seed)
+        self.name, self.mask = "fake", vocab - 1
+        self.facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=self.mask, task="sudoku")
+        self.module = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=length, vocab_size=vocab))
+        self.bias = scale * rng.normal(size=(length, vocab))
+        self.pull = scale * rng.normal(size=(length, length, vocab, vocab))
+
+    def numpy_logits(self, canvases: np.ndarray) -> np.ndarray:
+        """Returns the logits of one canvas, or of a batch."""
+        place = np.arange(canvases.shape[-1])
+        return self.bias[place] + self.pull[place[:, None], place, canvases[..., None, :]].mean(-2)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        return torch.from_numpy(self.numpy_logits(tokens.numpy())).float()
+
+    def softmax(self, logits: np.ndarray) -> np.ndarray:
+        """Returns probabilities. The mask is never predicted (MDLM's "zero masking probabilities"; the others trust training)."""
+        exponents = np.exp(logits - logits[..., : self.mask].max(-1, keepdims=True))
+        exponents[..., self.mask] = 0
+        return exponents / exponents.sum(-1, keepdims=True)
+
+    def predict(self, x: Any, temperature: float = 1.0) -> np.ndarray:
+        """Returns the probabilities of every position of one canvas."""
+        return self.softmax(self.numpy_logits(np.asarray(x)) / temperature)
+
+
+def decode(network: FakeNetwork, tokens: np.ndarray, policy: str, options: dict[str, Any] | None = None, **asked: Any) -> Trajectory:
+    return denoise(network, torch.from_numpy(tokens), Decoding(policy, options or {}, **asked))
+
+
+# ---------------------------------------------------------------- enumeration
+
+
+Canvas = tuple[int, ...]
+State = tuple[Canvas, tuple[float, ...]]
+"""A canvas, and what the sampler remembers besides it."""
+Kernel = Callable[[State, int], Iterator[tuple[State, float]]]
+"""Yields the states that step i (from 0) leads to, and their probabilities; a state may come more than once."""
+Law = dict[tuple[State, State], float]
+"""Probabilities of what is before and after a step. (ReMDM's canvases alone are nearly those without re-masking: it keeps marginals.)"""
+MASK = SMALL - 1
+
+
+def laws(kernel: Kernel, start: Canvas, steps: int, memory: tuple[float, ...] = (), hidden: bool = False) -> list[Law]:
+    """Returns the exact law of every step; without the memory where that is hidden."""
+    now: dict[State, float] = {(start, memory): 1.0}
+    found: list[Law] = []
+    for i in range(steps):
+        after: dict[State, float] = defaultdict(float)
+        law: Law = defaultdict(float)
+        for state, weight in now.items():
+            for following, probability in kernel(state, i):
+                if probability > 0:
+                    after[following] += weight * probability
+                    law[((state[0], ()), (following[0], ())) if hidden else (state, following)] += weight * probability
+        assert sum(law.values()) == pytest.approx(1)
+        now = after
+        found.append(law)
+    return found
+
+
+def independent(rows: np.ndarray) -> Iterator[tuple[Canvas, float]]:
+    """Yields every canvas whose positions are drawn from the rows of unnormalised probabilities (``_sample_categorical``)."""
+    rows = rows / rows.sum(-1, keepdims=True)
+    for canvas in product(*(np.flatnonzero(row).tolist() for row in rows)):
+        yield canvas, prod(row[token] for row, token in zip(rows, canvas, strict=True))
+
+
+def subs(network: FakeNetwork, x: Canvas) -> np.ndarray:
+    """MDLM ``_subs_parameterization``: the prediction where masked, what is written where written."""
+    return np.where(np.asarray(x)[:, None] == MASK, network.predict(x), np.eye(SMALL)[list(x)])
+
+
+def chi_square(run: Trajectory, expected: list[Law], clocks: bool = False) -> float:
+    """Returns the least p-value of the steps, corrected for their number; what is rare is pooled. ``clocks`` are memories, if asked for."""
+    tokens, ticks, pvalues = run.data["token"].values, run.data["clock"].values, []
+    for step, law in enumerate(expected, start=1):
+        before, after = (
+            [(tuple(canvas), (clock,) * clocks) for canvas, clock in zip(tokens[:, at].tolist(), ticks[:, at].tolist(), strict=True)]
+            for at in (min(step - 1, run.n_steps), min(step, run.n_steps))
+        )
+        seen = Counter(zip(before, after, strict=True))
+        if not seen.keys() <= law.keys():
+            return 0.0
+        common = [pair for pair, p in law.items() if p * len(before) >= 8]
+        counts, means = [seen[pair] for pair in common], [law[pair] * len(before) for pair in common]
+        rest = len(before) - sum(means)
+        if rest > 1e-6:
+            counts, means = [*counts, len(before) - sum(counts)], [*means, rest]
+        pvalues.append(stats.chisquare(counts, means).pvalue if len(means) > 1 else 1.0)
+    return min(1.0, min(pvalues) * len(pvalues))
+
+
+def sampled(network: FakeNetwork, start: Canvas, policy: str, options: dict[str, Any], n: int = 3000, **asked: Any) -> Trajectory:
+    return decode(network, np.tile(start, (n, 1)), policy, options, seed=3, **asked)
+
+
+# ---------------------------------------------------------------- MDLM and ReMDM
+
+
+Update = Callable[[np.ndarray, np.ndarray, float, float, tuple[float, ...]], np.ndarray]
+"""``update(p_x0, x, t, dt, conf)``: the unnormalised ``q_xs`` of its sampler. What comes out negative is never drawn."""
+
+
+def ancestral(network: FakeNetwork, steps: int, update: Update) -> Kernel:
+    """kuleshov-group/mdlm and remdm ``_sample``. Its grid ends at 1e-5, which leaves a mask once in 1e5, to ``noise_removal``."""
+    timesteps, dt = np.linspace(1, 1e-5, steps + 1), (1 - 1e-5) / steps
+
+    def kernel(state: State, i: int) -> Iterator[tuple[State, float]]:
+        x, conf = state
+        p_x0 = subs(network, x)
+        for xs, probability in independent(np.maximum(update(p_x0, np.asarray(x), timesteps[i], dt, conf), 0)):
+            after = xs
+            if i == steps - 1:
+                after = tuple(subs(network, xs).argmax(-1).tolist())
+            yield (after, tuple(remembered(conf, x, xs, p_x0))), probability
+
+    return kernel
+
+
+def remembered(conf: tuple[float, ...], x: Canvas, xs: Canvas, p_x0: np.ndarray) -> Iterator[float]:
+    """ReMDM's ``conf``, kept as bfloat16: less the probability a token was written with."""
+    for place, value in enumerate(conf):
+        if x[place] == MASK and xs[place] != MASK:
+            yield float(torch.tensor(-p_x0[place, xs[place]], dtype=torch.bfloat16))
+        else:
+            yield -inf if xs[place] == MASK else value
+
+
+def mdlm(rate: float) -> Update:
+    """``_ddpm_update``, and ``_ddpm_caching_update``, which is the same but for the calls it saves."""
+
+    def update(p_x0: np.ndarray, x: np.ndarray, t: float, dt: float, conf: tuple[float, ...]) -> np.ndarray:
+        q_xs = rate * p_x0 * dt
+        q_xs[:, MASK] = t - dt
+        return np.where(x[:, None] == MASK, q_xs, p_x0)
+
+    return update
+
+
+def cached(kernel: Kernel, steps: int) -> Kernel:
+    """The calls that ``ddpm_cache`` makes: while ``xs`` is ``x`` it keeps ``p_x0``. Remembers the clock, 0 again at the end."""
+
+    def next_call(state: State, j: int) -> Iterator[tuple[State, float]]:
+        canvas, (clock,) = state
+        waiting = 1.0 if MASK in canvas else 0.0
+        yield state, 1 - waiting
+        for i in range(int(clock), steps):
+            same = 0.0
+            for (after, _), probability in kernel((canvas, ()), i):
+                if after == canvas:
+                    same += probability
+                else:
+                    yield (after, (i + 1 if MASK in after else 0,)), waiting * probability
+            waiting *= same
+
+    return next_call
+
+
+def remasking(p_x0: np.ndarray, x: np.ndarray, alpha_t: float, alpha_s: float, sigma: Any) -> np.ndarray:
+    """``q_xs`` of the remdm samplers."""
+    sigma = np.broadcast_to(sigma, x.shape)
+    q_xs = p_x0 * (1 - sigma[:, None])
+    q_xs[:, MASK] = sigma
+    q_xs_2 = p_x0 * ((alpha_s - (1 - sigma[:, None]) * alpha_t) / (1 - alpha_t))
+    q_xs_2[:, MASK] = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
+    return np.where(x[:, None] != MASK, q_xs, q_xs_2)
+
+
+def remdm(sampler: str, eta: float) -> Update:
+    """``remdm-cap``, ``remdm-rescale`` and ``remdm-conf`` (whose eta is 1: another one sharpens its softmax, to be found out)."""
+
+    def update(p_x0: np.ndarray, x: np.ndarray, t: float, dt: float, conf: tuple[float, ...]) -> np.ndarray:
+        alpha_t, alpha_s = 1 - t, 1 - (t - dt)
+        most = (1 - alpha_s) / alpha_t if alpha_t > 0 else inf
+        if sampler == "cap":
+            return remasking(p_x0, x, alpha_t, alpha_s, min(eta, most))
+        if sampler == "rescale":
+            return remasking(p_x0, x, alpha_t, alpha_s, eta * min(1, most))
+        exponents = np.exp(eta * np.where(x == MASK, 0.0, conf)) * (x != MASK)
+        return remasking(p_x0, x, alpha_t, alpha_s, exponents / max(exponents.sum(), 1e-300) * min(1, most))
+
+    return update
+
+
+def remdm_loop(eta: float, t_on: float, t_off: float, alpha_on: float) -> Update:
+    """``remdm-loop``."""
+
+    def update(p_x0: np.ndarray, x: np.ndarray, t: float, dt: float, conf: tuple[float, ...]) -> np.ndarray:
+        if t_off < t <= t_on:
+            return remasking(p_x0, x, alpha_on, alpha_on, eta)
+        if t > t_on:
+            move_t, move_s = (1 - (1 - at) * alpha_on / (1 - t_on) for at in (t, t - dt))
+        else:
+            move_t, move_s = (at * (1 - alpha_on) / t_off for at in (t, t - dt))
+        q_xs = p_x0 * (move_t - move_s)
+        q_xs[:, MASK] = move_s
+        return np.where(x[:, None] == MASK, q_xs, p_x0)
+
+    return update
+
+
+# ---------------------------------------------------------------- comparison of distributions
+
+
+@dataclass(frozen=True)
+class Case:
+    """A policy that draws, and the kernel of its source at a rate: the right one, and a wrong one that must be told from it."""
+
+    policy: str
+    kernel: Callable[[FakeNetwork, float], Kernel]
+    right: float
+    wrong: float
+    options: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
+    length: int = 3
+    steps: int = 3
+    """So many are compared."""
+    scale: float = 1.5
+    n: int = 3000
+
+    def network(self) -> FakeNetwork:
+        return FakeNetwork(seed=1, scale=self.scale, length=self.length, vocab=SMALL)
+
+    def expected(self, rate: float) -> list[Law]:
+        memory = {"remdm_conf": (-inf,) * self.length, "ddpm_cache": (0,)}.get(self.policy, ())
+        return laws(self.kernel(self.network(), rate), (MASK,) * self.length, self.steps, memory, hidden=self.policy != "ddpm_cache")
+
+
+def mdlm_case(policy: str, right: float, wrong: float, sampler: Callable[[float], Update], steps: int = 5, **more: Any) -> Case:
+    asked = {"temperature": 1.0, "steps": steps}
+    return Case(
+        policy, lambda net, rate: ancestral(net, steps, sampler(rate)), right, wrong, asked=asked, steps=steps, **{"length": 2} | more
+    )
+
+
+LOOP = {"t_on": 0.6001, "t_off": 0.2001, "alpha_on": 0.7}
+"""Off the grid of ten steps by a hair, so that no step straddles a change of phase: there the source overshoots ``alpha_on``."""
+
+
+CASES = {
+    "MDLM ddpm": mdlm_case("ddpm", 1.0, 0.8, mdlm, length=3),
+    "MDLM ddpm_cache": Case(
+        *("ddpm_cache", lambda net, rate: cached(ancestral(net, 5, mdlm(rate)), 5), 1.0, 0.7),
+        asked={"temperature": 1.0, "steps": 5},
+    ),
+    "ReMDM cap": mdlm_case("remdm_cap", 0.3, 0.15, partial(remdm, "cap"), options={"eta": 0.3}),
+    "ReMDM rescale": mdlm_case("remdm_rescale", 0.4, 0.2, partial(remdm, "rescale"), options={"eta": 0.4}),
+    "ReMDM conf": mdlm_case("remdm_conf", 1.0, 0.0, partial(remdm, "conf"), steps=4, scale=4.0, n=12000),
+    "ReMDM loop": mdlm_case("remdm_loop", 0.25, 0.1, lambda eta: remdm_loop(eta, **LOOP), steps=10, options={"eta": 0.25, **LOOP}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_distribution_is_the_published_ancestral_samplers(name: str) -> None:
+    case = CASES[name]
+    run = sampled(case.network(), (MASK,) * case.length, case.policy, case.options, case.n, **case.asked)
+    clocks = case.policy == "ddpm_cache"
+    assert chi_square(run, case.expected(case.right), clocks) > 1e-3
+    assert chi_square(run, case.expected(case.wrong), clocks) < 1e-6
