@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.report import Estimate, EvaluationEntry, FaithfulnessEntry, ModelEntry, ProbeEntry, ReadingEntry, Report, SaeEntry, SaeScores
+from interp.report import (
+    Estimate,
+    EvaluationEntry,
+    FaithfulnessEntry,
+    ModelEntry,
+    ProbeEntry,
+    ReadingEntry,
+    Report,
+    SaeEntry,
+    SaeScores,
+    Scores,
+    over_all_sites,
+)
 from interp.viz.board_trace import BoardStep, BoardTrace
 from interp.viz.figures import FAITHFULNESS_PANELS, PROBE_SERIES, REPORT_FIGURES, confidence_figure, mask_rate_figure, probe_transfer_figure
 from interp.viz.tables import report_tables
@@ -16,7 +28,7 @@ RATES = ("0.1", "0.3", "0.5", "0.7", "0.9")
 
 
 POINT = "blocks.{}.hook_resid_post"
-SPANS = {"ar_on_ar": (0.9, 0.98), "zero_shot": (0.8, 0.9), "mean_shift": (0.85, 0.92), "affine": (0.88, 0.94), "native": (0.93, 0.98)}
+SPANS = {"source": (0.9, 0.98), "zero_shot": (0.8, 0.9), "mean_shift": (0.85, 0.92), "ridge_affine": (0.88, 0.94), "native": (0.93, 0.98)}
 SPANS |= {"shuffled": (0.48, 0.52), "untrained": (0.55, 0.62), "input_only": (0.7, 0.75)}
 
 
@@ -25,13 +37,21 @@ def make_estimate(rng: np.random.Generator, low: float, high: float) -> Estimate
     return Estimate(value=value, low=value - width, high=value + 1.5 * width, n=200)
 
 
-def make_probe(rng: np.random.Generator, concept: str, layer: int) -> ProbeEntry:
-    scores: dict[str, Any] = {name: make_estimate(rng, *span) for name, span in SPANS.items()}
-    scores["zero_shot_by_mask_rate"] = {rate: make_estimate(rng, 0.7, 0.97) for rate in RATES}
-    scores["all_right"] = {
-        name: make_estimate(rng, 0.1, 0.9) for name in ("ar_on_ar", "zero_shot", "mean_shift", "affine", "native", "shuffled")
-    }
-    return ProbeEntry(concept=concept, hook_point=POINT.format(layer), layer=layer, heads=9, beats_floors=True, beats_input=True, **scores)
+def make_probe(rng: np.random.Generator, concept: str, layer: int, mask_rate: float | None = None) -> ProbeEntry:
+    def scores(low: float, high: float) -> Scores:
+        return Scores(calibration=0.1, **{name: make_estimate(rng, low, high) for name in ("auc", "matched", "accuracy", "exact")})
+
+    return ProbeEntry(
+        concept=concept,
+        reader="logistic",
+        hook_point=POINT.format(layer),
+        layer=layer,
+        heads=("yes", "no"),
+        seed=0,
+        mask_rate=mask_rate,
+        sites=1000,
+        scores={name: scores(*span) for name, span in SPANS.items()},
+    )
 
 
 def make_sae(rng: np.random.Generator) -> SaeEntry:
@@ -83,7 +103,12 @@ def make_report(concepts: tuple[str, ...] = ("candidate", "naked_single", "box_h
         seed=0,
         models=[ModelEntry(name="sudoku-ar", parameters=6_360_000, facts={"objective": "causal"})],
         evaluation=[evaluation],
-        probes=[make_probe(rng, concept, layer) for concept in concepts for layer in reversed(layers)],
+        probes=[
+            make_probe(rng, concept, layer, rate)
+            for concept in concepts
+            for layer in reversed(layers)
+            for rate in (None, *map(float, RATES))
+        ],
         sae=make_sae(rng),
         reading=make_reading(rng),
         faithfulness=[make_faithfulness(rng, layer, dose) for layer in (2, 4, 6) for dose in (2.0, 0.5, 1.0)],
@@ -118,12 +143,13 @@ def test_every_report_figure_has_title_caption_units_and_hover(name: str, report
 
 def test_probe_figure_draws_each_score_in_order_of_layer(report: Report) -> None:
     figure = probe_transfer_figure(report.probes)
-    concepts = list(dict.fromkeys(entry.concept for entry in report.probes))
+    whole = over_all_sites(report.probes)
+    concepts = list(dict.fromkeys(entry.concept for entry in whole))
     assert len(figure.data) == len(concepts) * len(PROBE_SERIES)
     for index, trace in enumerate(figure.data):
-        entries = sorted((e for e in report.probes if e.concept == concepts[index // len(PROBE_SERIES)]), key=lambda e: e.layer)
+        entries = sorted((e for e in whole if e.concept == concepts[index // len(PROBE_SERIES)]), key=lambda e: e.layer)
         assert list(trace.x) == [entry.layer for entry in entries]
-        check_line(trace, [getattr(entry, trace.meta) for entry in entries])
+        check_line(trace, [entry.scores[trace.meta].auc for entry in entries])
     assert sum(bool(trace.showlegend) for trace in figure.data) == len(PROBE_SERIES)
 
 
@@ -143,7 +169,8 @@ def test_mask_rate_figure_draws_each_score(report: Report) -> None:
     for concept, trace in zip(("candidate", "naked_single", "box_has_digit"), figure.data, strict=True):
         entries = sorted((entry for entry in report.probes if entry.concept == concept), key=lambda entry: entry.layer)
         assert list(trace.x) == ["10 %", "30 %", "50 %", "70 %", "90 %"]
-        assert [list(row) for row in trace.z] == [[entry.zero_shot_by_mask_rate[rate].value for rate in RATES] for entry in entries]
+        scores = {(entry.layer, entry.mask_rate): entry.scores["zero_shot"].auc.value for entry in entries}
+        assert [list(row) for row in trace.z] == [[scores[layer, float(rate)] for rate in RATES] for layer in (0, 2, 4)]
 
 
 def test_sae_figure_draws_floor_and_ceiling(report: Report) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 from plotly.graph_objects import Figure
 
-from interp.report import FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores
+from interp.report import FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores, over_all_sites
 from interp.viz.board_trace import BoardTrace
 from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series, add_line, bounds, finish, small_multiples
 from models.tasks.sudoku.board import cell_name
@@ -19,10 +19,10 @@ LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LAYER_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 
 PROBE_SERIES = (
-    Series("ar_on_ar", "causal twin (where it was fitted)", BLUE, "solid", "circle"),
+    Series("source", "causal twin (where it was fitted)", BLUE, "solid", "circle"),
     Series("zero_shot", "diffusion twin, zero-shot", VERMILION, "solid", "square", 3.0),
     Series("mean_shift", "diffusion, mean moved", ORANGE, "dash", "diamond"),
-    Series("affine", "diffusion, affine map", PURPLE, "dashdot", "triangle-up"),
+    Series("ridge_affine", "diffusion, affine map", PURPLE, "dashdot", "triangle-up"),
     Series("native", "ceiling: fitted on diffusion", GREEN, "longdash", "star"),
     Series("input_only", "baseline: visible peers only", SKY, "longdashdot", "cross"),
     Series("untrained", "floor: untrained network", GREY, "dash", "x"),
@@ -30,7 +30,7 @@ PROBE_SERIES = (
 )
 
 
-def _rate(rate: str) -> str:
+def _rate(rate: str | float) -> str:
     return f"{100 * float(rate):g} %"
 
 
@@ -48,13 +48,13 @@ def _panels(probes: Sequence[ProbeEntry]) -> dict[str, list[ProbeEntry]]:
 
 def probe_transfer_figure(probes: Sequence[ProbeEntry]) -> Figure:
     """Returns one panel a concept: AUC by layer of the moved probe, between its floors and its ceiling."""
-    panels = _panels(probes)
+    panels = _panels(over_all_sites(probes))
     figure, places = small_multiples(list(panels))
     for place, entries in zip(places, panels.values(), strict=True):
         for series in PROBE_SERIES:
-            estimates = [getattr(entry, series.field) for entry in entries]
+            estimates = [entry.scores[series.field].auc for entry in entries]
             add_line(figure, place, [float(entry.layer) for entry in entries], estimates, series, "layer %{x}: AUC")
-    values = [getattr(entry, series.field).low for entry in probes for series in PROBE_SERIES]
+    values = [entry.scores[series.field].auc.low for entries in panels.values() for entry in entries for series in PROBE_SERIES]
     figure.update_xaxes(dtick=1, title_text="layer")
     figure.update_yaxes(range=[min(0.45, *values) - 0.02, 1.02])
     figure.update_yaxes(title_text="AUC, mean over heads", col=1)
@@ -68,15 +68,16 @@ def probe_transfer_figure(probes: Sequence[ProbeEntry]) -> Figure:
 
 def mask_rate_figure(probes: Sequence[ProbeEntry]) -> Figure:
     """Returns one heatmap a concept: zero-shot AUC by layer and by the share of masked cells."""
-    panels = _panels(probes)
+    panels = _panels([entry for entry in probes if entry.mask_rate is not None])
     figure, places = small_multiples(list(panels))
-    lowest = min(estimate.value for entry in probes for estimate in entry.zero_shot_by_mask_rate.values())
+    lowest = min(entry.scores["zero_shot"].auc.value for entries in panels.values() for entry in entries)
     for (row, column), entries in zip(places, panels.values(), strict=True):
-        rates = list(entries[0].zero_shot_by_mask_rate)
-        table = [[entry.zero_shot_by_mask_rate[rate] for rate in rates] for entry in entries]
+        found = {(entry.layer, entry.mask_rate or 0.0): entry.scores["zero_shot"].auc for entry in entries}
+        layers, rates = sorted({layer for layer, _ in found}), sorted({rate for _, rate in found})
+        table = [[found[layer, rate] for rate in rates] for layer in layers]
         figure.add_heatmap(
             x=[_rate(rate) for rate in rates],
-            y=[str(entry.layer) for entry in entries],
+            y=[str(layer) for layer in layers],
             z=[[estimate.value for estimate in line] for line in table],
             customdata=[bounds(line) for line in table],
             texttemplate="%{z:.2f}",
