@@ -20,8 +20,9 @@ from interp.features import SaeRecipe, fit_sae, sae_entry
 from interp.findings import findings
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
-from interp.report import EvaluationEntry, Report, write_report
-from interp.transfer import Twins, collect, estimate, model_entry, transfer_table
+from interp.report import EvaluationEntry, ProbeEntry, Report, write_report
+from interp.scoring import estimate
+from interp.transfer import Twins, collect, model_entry, transfer_entries
 from interp.verdict import judge
 from interp.viz.figures import REPORT_FIGURES, confidence_figure
 from interp.viz.page import render_page, write_page
@@ -37,6 +38,9 @@ from models.tasks.sudoku.task import SUDOKU
 from models.trajectory import Trajectory
 from probes.metrics import bootstrap_mean
 from probes.sae import save_sae
+
+PROBED = ("candidates", "digit", "units", "technique")
+"""The concepts whose transfer is measured."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,10 @@ def run_demo(
         fit, test = (puzzle_corpus(twins.ar.task, part) for part in (fitted, tested))
         data = collect(twins, fit, test, points, seed=seed, on_model=on_model)
     with clock.stage("probes") as on_entry:
-        table = []
-        for entry in transfer_table(data, list(CONCEPTS.values()), points, seed=seed):
-            table.append(entry)
-            on_entry(len(table), len(CONCEPTS) * len(points))
+        table: list[ProbeEntry] = []
+        for done, entries in enumerate(transfer_entries(data, [CONCEPTS[name] for name in PROBED], points, seed=seed), start=1):
+            table += entries
+            on_entry(done, len(points))
     with clock.stage("sae"):
         recipe = SaeRecipe(steps=sizes.sae_steps)
         ar_sae, native_sae = (fit_sae(data, which, middle, recipe, seed=seed) for which in ("ar", "diffusion"))
@@ -135,7 +139,7 @@ def run_demo(
         (out / "reading.jsonl").write_text(to_jsonl(account.statements), encoding="utf-8")
     with clock.stage("faithfulness") as on_step:
         trial = make_trial(twins.diffusion, puzzle_corpus(twins.diffusion.task, pushed), Decoding("threshold", seed=seed))
-        entries = list(causal_test(twins.diffusion, data, CONCEPTS["candidates"], points[1:-1:2], trial, seed=seed, on_step=on_step))
+        causal = list(causal_test(twins.diffusion, data, CONCEPTS["candidates"], points[1:-1:2], trial, seed=seed, on_step=on_step))
     report = Report(
         task="sudoku",
         seed=seed,
@@ -144,7 +148,7 @@ def run_demo(
         probes=table,
         sae=sae,
         reading=judge(account.reading, account.statements, control, seed=seed),
-        faithfulness=entries,
+        faithfulness=causal,
         seconds={**clock.seconds, "total": round(time.monotonic() - started, 2)},
         findings=[],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.report import Estimate, ProbeEntry, Report
+from interp.report import Estimate, ProbeEntry, Report, over_all_sites
 
 
 def _percent(estimate: Estimate) -> str:
@@ -27,19 +27,20 @@ def _solving(report: Report) -> Iterator[str]:
 
 
 def _transfer(entries: list[ProbeEntry]) -> str:
-    best = max(entries, key=lambda entry: entry.zero_shot.value)
+    best = max(entries, key=lambda entry: entry.scores["zero_shot"].auc.value)
+    auc = {name: scores.auc for name, scores in best.scores.items()}
     text = (
         f"A probe for “{best.concept}” learned on the causal twin reads the diffusion twin, untouched, with AUC "
-        f"{_number(best.zero_shot)} after layer {best.layer} (fitted there: {best.native.value:.3f}; shuffled "
-        f"labels {best.shuffled.value:.3f}; untrained network {best.untrained.value:.3f}): it "
-        f"{'beats' if best.beats_floors else 'does not beat'} its floors. With its own thresholds it gets every head right at "
-        f"{best.all_right['zero_shot'].value:.0%} of sites as it is, {best.all_right['mean_shift'].value:.0%} after a mean shift, "
-        f"{best.all_right['native'].value:.0%} if fitted there."
+        f"{_number(auc['zero_shot'])} after layer {best.layer} (fitted there: {auc['native'].value:.3f}; shuffled "
+        f"labels {auc['shuffled'].value:.3f}; untrained network {auc['untrained'].value:.3f}): it "
+        f"{'beats' if best.beats('zero_shot', 'shuffled', 'untrained') else 'does not beat'} its floors. Sites wholly right: "
+        f"{best.scores['zero_shot'].exact.value:.0%} as it is, {best.scores['mean_shift'].exact.value:.0%} after a mean shift, "
+        f"{best.scores['ridge_affine'].exact.value:.0%} through an affine map, {best.scores['native'].exact.value:.0%} if fitted there."
     )
-    if best.beats_input:
-        return text + f" It also beats a reader of the visible peer tokens without a network ({best.input_only.value:.3f})."
+    if best.beats("zero_shot", "input_only"):
+        return text + f" It also beats a reader of the visible peer tokens without a network ({auc['input_only'].value:.3f})."
     return text + (
-        f" A reader of the visible peer tokens alone reaches {best.input_only.value:.3f}, so this shows what the network represents, "
+        f" A reader of the visible peer tokens alone reaches {auc['input_only'].value:.3f}, so this shows what the network represents, "
         "not that it infers more than is in sight."
     )
 
@@ -75,11 +76,12 @@ def _faithfulness(report: Report) -> Iterator[str]:
 
 def findings(report: Report) -> list[str]:
     """Returns the sentences, in the order of the road."""
-    concepts = dict.fromkeys(entry.concept for entry in report.probes)
+    probes = over_all_sites(report.probes)
+    concepts = dict.fromkeys(entry.concept for entry in probes)
     sae = report.sae
     return [
         *_solving(report),
-        *(_transfer([entry for entry in report.probes if entry.concept == concept]) for concept in concepts),
+        *(_transfer([entry for entry in probes if entry.concept == concept]) for concept in concepts),
         f"An SAE learned on the causal twin leaves {sae.ar.fvu:.1%} of the variance unexplained there and {sae.diffusion.fvu:.1%} on the "
         f"diffusion twin (one learned on the diffusion twin: {sae.native.fvu:.1%}; turned at random: {sae.random_rotation.fvu:.1%}).",
         *_reading(report),

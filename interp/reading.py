@@ -183,7 +183,7 @@ def read(
     scores = {name: _empty_scores(trajectory, reader, positions.tolist()) for name, reader in readers.items()}
     points = sorted({reader.point for reader in readers.values()})
     for step in range(1, trajectory.n_steps + 1):
-        rows = torch.from_numpy(trajectory.calls >= step).nonzero().flatten()
+        rows = torch.from_numpy(trajectory.last_step >= step).nonzero().flatten()
         canvases = torch.from_numpy(trajectory.tokens(step - 1))[rows]
         found = activations_at(
             model, canvases, torch.arange(len(rows)).repeat_interleave(len(positions)), positions.repeat(len(rows)), points

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -47,31 +48,70 @@ class EvaluationEntry(Entry):
     seconds: float
 
 
+class Scores(Entry):
+    """How well one reader does at some sites of puzzles or documents that it was not fitted on."""
+
+    auc: Estimate = Field(description="Area under the ROC curve, averaged over heads; .5 is chance.")
+    matched: Estimate = Field(
+        description="The same, comparing only sites of one mask rate: what knowing the mask rate alone adds to `auc` is missing here."
+    )
+    accuracy: Estimate = Field(description="Share of heads on the right side of their thresholds, over all sites.")
+    calibration: float = Field(description="Expected calibration error of the probabilities, all heads together; 0 is perfect.")
+    exact: Estimate = Field(description="Share of sites wholly right: every head; for exclusive heads, the likeliest is the true one.")
+
+
+CONTROLS = ("shuffled", "untrained", "input_only")
+"""What stands beside every score of a probe; see ``ProbeEntry.scores``."""
+CEILING = "native"
+AT_HOME = ("source", CEILING)
+"""What no reader was moved for."""
+
+
 class ProbeEntry(Entry):
-    """One concept at one hook point; every score is the AUC averaged over the concept's heads, on puzzles no probe was fitted on."""
+    """One concept read at one hook point by one kind of reader, with its controls: without them it cannot be made."""
 
     concept: str
+    reader: str = Field(description="How probes were fitted: `logistic`, ...")
     hook_point: str
     layer: int
-    heads: int
-    ar_on_ar: Estimate = Field(description="Probe fitted and scored on the causal twin.")
-    zero_shot: Estimate = Field(description="The same probe on the diffusion twin, as it is.")
-    mean_shift: Estimate = Field(
-        description="... after moving the diffusion twin's mean onto the causal twin's. Equal to `zero_shot` by construction: a constant "
-        "changes no ranking; what it does to thresholds stands in `all_right`."
+    heads: tuple[str, ...] = Field(description="What was read, one name a yes-or-no question.")
+    left_out: tuple[str, ...] = Field(default=(), description="Heads of the concept that are nearly always, or never, true here.")
+    read_at: str | None = Field(default=None, description="Where the other model is read, if not at the hook point of this name.")
+    fitted_at: float | None = Field(default=None, description="Fitted on sites within .1 of this mask rate alone; null is on all.")
+    seed: int = Field(description="Of the split into puzzles to fit and to score on, the masks, the draws and the controls.")
+    mask_rate: float | None = Field(default=None, description="Only sites within .1 of this mask rate; null is all.")
+    kind: str | None = Field(default=None, description="Only positions of this kind; null is all.")
+    step: int | None = Field(default=None, description="Only this network call of denoising runs; null is all.")
+    sites: int = Field(description="Places scored; the independent units are in every estimate's n.")
+    scores: dict[str, Scores] = Field(
+        description="`source`: fitted and scored on the first model. `zero_shot`: the same probe on the other model, as it is; under the "
+        "name of an alignment: on the other model's activations, moved without labels. `refit 1 %`: fitted there with so many labels. "
+        "`native`, the ceiling: fitted there with all. Floors: `shuffled`, fitted with labels of other rows; `untrained`, fitted and "
+        "scored on a network of shuffled weights. Baseline: `input_only`, the same reader given visible tokens and no network."
     )
-    affine: Estimate = Field(description="... through a ridge-affine map fitted on unlabelled pairs.")
-    native: Estimate = Field(description="Ceiling: probe fitted on the diffusion twin.")
-    shuffled: Estimate = Field(description="Floor: fitted on the causal twin with labels of other rows, scored on the diffusion twin.")
-    untrained: Estimate = Field(description="Floor: fitted and scored on a network of the same shape with random weights.")
-    input_only: Estimate = Field(description="Baseline: the same reader on the visible tokens of the cell's 20 peers, no network.")
-    all_right: dict[str, Estimate] = Field(
-        description="Share of sites with every head on the right side of its threshold, which a shift does move: `ar_on_ar`, `zero_shot`, "
-        "`mean_shift`, `affine`, `native`, `shuffled`."
-    )
-    zero_shot_by_mask_rate: dict[str, Estimate] = Field(description="Zero-shot score by the share of masked cells, at 5 rates.")
-    beats_floors: bool = Field(description="The zero-shot interval lies above those of `shuffled` and `untrained`.")
-    beats_input: bool = Field(description="The zero-shot interval lies above that of `input_only`.")
+
+    @model_validator(mode="after")
+    def _has_controls(self) -> ProbeEntry:
+        moved = set(self.scores) - {*CONTROLS, *AT_HOME}
+        missing = [name for name in (*CONTROLS, *((CEILING,) if moved else ())) if name not in self.scores]
+        if missing:
+            raise ValueError(f"{self.concept!r} at {self.hook_point} lacks {', '.join(missing)}; a probe's score comes with its controls")
+        return self
+
+    def beats(self, name: str, *controls: str) -> bool:
+        """Returns whether the AUC interval of a score lies above those of all these controls."""
+        return all(self.scores[name].auc.low > self.scores[control].auc.high for control in controls)
+
+    def kept(self, name: str) -> float:
+        """Returns the share of the ceiling's AUC over the higher floor that a score keeps; NaN where the ceiling does not beat it."""
+        floor = max(self.scores[control].auc.value for control in ("shuffled", "untrained"))
+        room = self.scores[CEILING].auc.value - floor
+        return (self.scores[name].auc.value - floor) / room if room > 0 else float("nan")
+
+
+def over_all_sites(probes: Iterable[ProbeEntry]) -> list[ProbeEntry]:
+    """Returns the entries that are not of a slice of the sites."""
+    return [entry for entry in probes if entry.mask_rate is None and entry.kind is None and entry.step is None]
 
 
 class SaeScores(Entry):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.concepts import INPUT_FEATURES, Concept, Sites, labels_of
+from interp.concepts import Concept, labels_of
 from interp.corpus import Corpus
-from interp.harvest import MASK_RATES, Harvest, activations_at, harvest
-from interp.report import Estimate, ModelEntry, ProbeEntry
+from interp.harvest import Harvest, activations_at, harvest
+from interp.report import ModelEntry, ProbeEntry
+from interp.scoring import Asked, Probes, Question, Said, entries, fit_readers, input_only, question_of
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.align import ALIGNMENTS, Alignment
 from probes.controls import shuffle_labels
 from probes.linear import LinearProbe, fit_logistic
-from probes.metrics import Interval, bootstrap_auc, bootstrap_mean
+from probes.refit import refit
+
+SHARES = (0.001, 0.01, 0.1)
+"""Of the labelled sites of the diffusion twin, for readers that are refitted there."""
 
 
 class TransferError(ValueError):
@@ -103,7 +107,7 @@ def collect(
     splits: dict[str, Split] = {}
     for done, (name, model) in enumerate(models.items(), start=1):
         parts = (
-            harvest(model, corpus.sequences, corpus.asked, points, sites_per_canvas=sites_per_canvas, seed=seed + offset)
+            harvest(model, corpus, points, sites_per_canvas=sites_per_canvas, seed=seed + offset)
             for offset, corpus in enumerate((fit, test))
         )
         splits[name] = Split(*parts)
@@ -113,11 +117,6 @@ def collect(
     on_model(len(models) + 1, len(models) + 1)
     fingerprints = {name: model.fingerprint for name, model in models.items()}
     return TransferData(splits["ar"], splits["diffusion"], splits.get("untrained"), paired, fingerprints)
-
-
-def estimate(interval: Interval) -> Estimate:
-    """Returns a report's form of an interval."""
-    return Estimate(value=interval.value, low=interval.low, high=interval.high, n=interval.n)
 
 
 def model_entry(model: LanguageModel) -> ModelEntry:
@@ -130,73 +129,123 @@ def alignment_at(data: TransferData, point: HookPoint, name: str) -> Alignment:
     return ALIGNMENTS[name](data.diffusion.fit.activations[point], data.paired_ar[point])
 
 
-def fit_reader(data: TransferData, which: str, concept: Concept, point: HookPoint, *, shuffle_seed: int | None = None) -> LinearProbe:
-    """Returns a logistic probe of a concept fitted on one model's fit puzzles; ``shuffle_seed`` gives it labels of other rows."""
+def fit_reader(data: TransferData, which: str, concept: Concept, point: HookPoint) -> LinearProbe:
+    """Returns a logistic probe of a concept fitted on one model's fit puzzles."""
     split: Split = getattr(data, which)
-    labels = labels_of(concept, split.fit.sites)
-    if shuffle_seed is not None:
-        labels = shuffle_labels(labels, shuffle_seed)
-    return fit_logistic(split.fit.activations[point], labels, heads=concept.heads, fitted_on=f"{data.fingerprints[which]}@{point}")
+    fitted_on = f"{data.fingerprints[which]}@{point}"
+    return fit_logistic(split.fit.activations[point], labels_of(concept, split.fit.sites), heads=concept.heads, fitted_on=fitted_on)
 
 
-def _judge(probe: LinearProbe, x: Tensor, labels: Tensor, sites: Sites, seed: int) -> Estimate:
-    return estimate(bootstrap_auc(probe.scores(x), labels, sites.group, seed=seed))
+AR_FIT, AR_TEST, FIT, TEST = range(4)
+"""Places in the truth of a question that is asked of both twins."""
 
 
-def input_baseline(data: TransferData, concept: Concept, seed: int) -> Estimate:
-    """Returns the score of the same reader given the visible tokens that one look-up could fetch, and no network."""
-    features = INPUT_FEATURES[concept.task]
-    fit, test = data.diffusion.fit.sites, data.diffusion.test.sites
-    probe = fit_logistic(torch.from_numpy(features(fit)), labels_of(concept, fit), heads=concept.heads, fitted_on="visible tokens")
-    return _judge(probe, torch.from_numpy(features(test)), labels_of(concept, test), test, seed)
+def questions_of(data: TransferData, concepts: Sequence[Concept]) -> list[Question]:
+    """Returns concepts as they are asked of both twins.
+
+    Raises:
+        ScoringError: Where a concept is nearly always, or never, true.
+    """
+    sites = [part.sites for split in (data.ar, data.diffusion) for part in (split.fit, split.test)]
+    return [question_of(concept, *sites) for concept in concepts]
 
 
-def _all_right(probe: LinearProbe, x: Tensor, labels: Tensor, sites: Sites, seed: int) -> Estimate:
-    return estimate(bootstrap_mean(((probe.scores(x) > 0) == labels).all(1), sites.group, seed=seed))
+def source_probes(data: TransferData, questions: Sequence[Question], point: HookPoint, reader: str) -> Probes:
+    """Returns by concept the probes that are to be moved, fitted on the causal twin."""
+    labels = {one.concept.name: one.truth[AR_FIT] for one in questions}
+    fitted_on = f"{data.fingerprints['ar']}@{point}"
+    return fit_readers([reader], data.ar.fit.activations[point], labels, fitted_on=fitted_on)[reader]
 
 
-def _untrained_floor(data: TransferData, concept: Concept, point: HookPoint, seed: int) -> Estimate:
+def _controls(
+    data: TransferData, untrained: Split, questions: Sequence[Question], place: tuple[HookPoint, HookPoint], reader: str, seed: int
+) -> dict[str, Probes]:
+    """Returns by name and concept the probes that the moved ones are held against."""
+    point, there = place
+
+    def fitted(which: str, split: Split, at: HookPoint, labels: Mapping[str, Tensor]) -> Probes:
+        return fit_readers([reader], split.fit.activations[at], labels, fitted_on=f"{data.fingerprints[which]}@{at}")[reader]
+
+    truth = {one.concept.name: one.truth[FIT] for one in questions}
+    shuffled = {one.concept.name: shuffle_labels(one.truth[AR_FIT], seed) for one in questions}
+    return {
+        "native": fitted("diffusion", data.diffusion, there, truth),
+        "shuffled": fitted("ar", data.ar, point, shuffled),
+        "untrained": fitted("untrained", untrained, there, truth),
+    }
+
+
+def _refits(x: Tensor, truth: Bool[Tensor, "row head"], probe: LinearProbe, seed: int, fitted_on: str) -> Probes:
+    """Returns the causal twin's probe, adjusted on the diffusion twin with a drawn share of the labels; none where heads are classes."""
+    if probe.link != "sigmoid":
+        return {}
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    drawn = {share: order[: max(1, round(share * len(x)))] for share in SHARES}
+    return {f"refit {share:.1%}": refit(probe, x[rows], truth[rows], fitted_on=fitted_on) for share, rows in drawn.items()}
+
+
+def transfer_point(
+    data: TransferData,
+    questions: Sequence[Question],
+    probes: Probes,
+    visible: Mapping[str, Float[Tensor, "row head"]],
+    place: tuple[HookPoint, HookPoint],
+    *,
+    reader: str,
+    seed: int,
+) -> list[ProbeEntry]:
+    """Returns the entries of every concept at one hook point, over all sites and every slice of them (see ``ProbeEntry.scores``).
+
+    Args:
+        data: Activations of both twins.
+        questions: Of ``questions_of``.
+        probes: By concept; their heads are the questions', in order.
+        visible: By concept, what a reader of visible tokens says at the diffusion twin's test sites.
+        place: Where the probes were fitted, and where the diffusion twin is read.
+        reader: How the probes were fitted; controls and ceiling are fitted alike.
+        seed: Of shuffles, draws and intervals.
+
+    Raises:
+        TransferError: Where the data lack the untrained floor.
+    """
     if data.untrained is None:
         raise TransferError("a transfer entry needs its untrained floor; collect the data with untrained=True")
-    test = data.untrained.test
-    return _judge(fit_reader(data, "untrained", concept, point), test.activations[point], labels_of(concept, test.sites), test.sites, seed)
+    point, read_at = place
+    controls = _controls(data, data.untrained, questions, place, reader, seed)
+    ar, there, floor = data.ar.test, data.diffusion.test, data.untrained.test
+    x, fit_x = there.activations[read_at], data.diffusion.fit.activations[read_at]
+    moved = {name: fit(fit_x, data.paired_ar[point])(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
+    found: list[ProbeEntry] = []
+    for question in questions:
+        name, truth = question.concept.name, question.truth[TEST]
+        probe = probes[name]
+        refits = _refits(fit_x, question.truth[FIT], probe, seed, f"{data.fingerprints['diffusion']}@{read_at}")
+        readings = {
+            "zero_shot": (probe, x),
+            **{way: (probe, values) for way, values in moved.items()},
+            **{way: (adjusted, x) for way, adjusted in refits.items()},
+            "native": (controls["native"][name], x),
+            "shuffled": (controls["shuffled"][name], x),
+            "untrained": (controls["untrained"][name], floor.activations[read_at]),
+        }
+        said = {"source": Said.by(probe, ar.activations[point], question.truth[AR_TEST], ar.sites)}
+        said |= {way: Said.by(one, values, truth, there.sites) for way, (one, values) in readings.items()}
+        said["input_only"] = Said(visible[name], truth, there.sites)
+        found += entries(Asked(question, point, reader, seed, read_at=read_at), said)
+    return found
 
 
-def _transfer_one(data: TransferData, concept: Concept, point: HookPoint, baseline: Estimate, seed: int) -> ProbeEntry:
-    reader, ar, diffusion = fit_reader(data, "ar", concept, point), data.ar.test, data.diffusion.test
-    x = diffusion.activations[point]
-    readings: dict[str, tuple[LinearProbe, Tensor, Sites]] = {
-        "ar_on_ar": (reader, ar.activations[point], ar.sites),
-        "zero_shot": (reader, x, diffusion.sites),
-        "mean_shift": (reader, alignment_at(data, point, "mean_shift")(x), diffusion.sites),
-        "affine": (reader, alignment_at(data, point, "ridge_affine")(x), diffusion.sites),
-        "native": (fit_reader(data, "diffusion", concept, point), x, diffusion.sites),
-        "shuffled": (fit_reader(data, "ar", concept, point, shuffle_seed=seed), x, diffusion.sites),
-    }
-    labels = {id(sites): labels_of(concept, sites) for sites in (ar.sites, diffusion.sites)}
-    scores = {name: _judge(probe, moved, labels[id(sites)], sites, seed) for name, (probe, moved, sites) in readings.items()}
-    parts = {f"{rate:g}": diffusion.at_mask_rate(rate) for rate in MASK_RATES}
-    untrained, zero_shot = _untrained_floor(data, concept, point, seed), scores["zero_shot"]
-    return ProbeEntry(
-        concept=concept.name,
-        hook_point=str(point),
-        layer=-1 if point.layer is None else point.layer,
-        heads=len(concept.heads),
-        **scores,
-        untrained=untrained,
-        input_only=baseline,
-        all_right={name: _all_right(probe, moved, labels[id(sites)], sites, seed) for name, (probe, moved, sites) in readings.items()},
-        zero_shot_by_mask_rate={
-            name: _judge(reader, part.activations[point], labels_of(concept, part.sites), part.sites, seed) for name, part in parts.items()
-        },
-        beats_floors=zero_shot.low > max(scores["shuffled"].high, untrained.high),
-        beats_input=zero_shot.low > baseline.high,
-    )
+def transfer_entries(
+    data: TransferData, concepts: Sequence[Concept], points: Sequence[HookPoint], *, reader: str = "logistic", seed: int = 0
+) -> Iterator[list[ProbeEntry]]:
+    """Yields for each hook point the entries of every concept, with probes fitted on the causal twin's fit puzzles.
 
-
-def transfer_table(data: TransferData, concepts: Sequence[Concept], points: Sequence[HookPoint], *, seed: int = 0) -> Iterator[ProbeEntry]:
-    """Yields one entry a concept and hook point: the AR-fitted probe on both twins, every alignment, floors and ceiling."""
-    for concept in concepts:
-        baseline = input_baseline(data, concept, seed)
-        for point in points:
-            yield _transfer_one(data, concept, point, baseline, seed)
+    Raises:
+        TransferError: Where the data lack the untrained floor.
+        ScoringError: Where a concept is nearly always, or never, true.
+    """
+    questions = questions_of(data, concepts)
+    visible = input_only(questions, data.diffusion.fit.sites, data.diffusion.test.sites, part=FIT)
+    for point in points:
+        probes = source_probes(data, questions, point, reader)
+        yield transfer_point(data, questions, probes, visible, (point, point), reader=reader, seed=seed)

@@ -9,7 +9,7 @@ import torch
 from interp.narration import Statement, lead_steps
 from interp.reading import Reading
 from interp.report import Estimate, ReadingEntry
-from interp.transfer import estimate
+from interp.scoring import estimate
 from models.trajectory import State
 from probes.metrics import bootstrap_mean
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.concepts import CONCEPTS
-from interp.demo import DemoSizes, run_demo
+from interp.demo import PROBED, DemoSizes, run_demo
 from interp.findings import findings
 from interp.reading import load_readers
 from interp.report import Report, read_report
@@ -45,10 +44,10 @@ def test_it_measures_each_twin_concept_layer_rate_and_dose(demo: tuple[Path, Rep
     assert {(entry.model, entry.boards) for entry in report.evaluation} == {
         (model, rung) for model in ("sudoku-ar", "sudoku-diffusion") for rung in RUNGS
     }
-    assert {(entry.concept, entry.layer) for entry in report.probes} == {(name, layer) for name in CONCEPTS for layer in range(6)}
+    assert {(entry.concept, entry.layer) for entry in report.probes} == {(name, layer) for name in PROBED for layer in range(6)}
     assert set(report.sae.diffusion_by_mask_rate) == {"0.1", "0.3", "0.5", "0.7", "0.9"}
     assert {(entry.layer, entry.dose) for entry in report.faithfulness} == {(layer, dose) for layer in (1, 3) for dose in (0.25, 0.5, 1, 2)}
-    assert all(entry.zero_shot.n == SIZES.tested for entry in report.probes)
+    assert all(entry.scores["zero_shot"].auc.n <= SIZES.tested for entry in report.probes)
     assert report.reading.boards == SIZES.traced
     assert sum(report.seconds[stage] for stage in report.seconds if stage != "total") <= report.seconds["total"]
 
@@ -79,4 +78,4 @@ def test_the_page_holds_the_findings_and_the_boards(demo: tuple[Path, Report]) -
     assert page.count("<figure") == 5
     assert all(finding.split("“")[0].split("'")[0] in page for finding in report.findings)
     assert report.findings == findings(report)
-    assert len(report.findings) >= 3 + len(CONCEPTS) + 4
+    assert len(report.findings) >= 3 + len(PROBED) + 4

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp.concepts import CONCEPTS, Sites, labels_of
-from interp.harvest import MASK_RATES, Harvest, mask_canvas
-from interp.transfer import Split, TransferData, Twins, fit_reader, shuffled_weights, transfer_table
+from interp.canvases import MASK_RATES, Masked, masked_canvases
+from interp.concepts import CONCEPTS, labels_of
+from interp.corpus import puzzle_corpus
+from interp.harvest import Harvest
+from interp.report import CONTROLS, ProbeEntry, over_all_sites
+from interp.transfer import SHARES, Split, TransferData, Twins, fit_reader, shuffled_weights, transfer_entries
 from models.hookpoints import resid_post
 from models.load import load
 from models.tasks.sudoku.generator import generate
@@ -24,15 +27,12 @@ D_MODEL = 24
 def planted(seed: int, n: int = 60, *, turn: torch.Tensor | None = None, shift: float = 0.0) -> Harvest:
     """Sites of real boards whose activations hold each candidate along its own axis, in noise."""
     puzzles = generate(n, "hidden_singles", seed=seed)
-    sequences, asked = SUDOKU.encode(puzzles), SUDOKU.prompt(puzzles) == MASK_ID
-    rates = torch.tensor(MASK_RATES).repeat_interleave(n)
-    sample = torch.arange(n).repeat(len(MASK_RATES))
     generator = torch.Generator().manual_seed(seed)
-    canvases = mask_canvas(sequences[sample], asked[sample], rates, MASK_ID, generator)
-    rows, positions = torch.nonzero(canvases == MASK_ID, as_tuple=True)
+    canvases = masked_canvases(puzzle_corpus(SUDOKU, puzzles), Masked(), MASK_ID, seed)
+    rows, positions = torch.nonzero(canvases.tokens == MASK_ID, as_tuple=True)
     kept = torch.randperm(len(rows), generator=generator)[:1500]
     rows, positions = rows[kept], positions[kept]
-    sites = Sites.unwritten(canvases[rows], sequences[sample[rows]], positions, sample[rows], rates[rows])
+    sites = canvases.sites(rows, positions, MASK_ID)
     activations = 0.3 * torch.randn(len(rows), D_MODEL, generator=generator)
     activations[:, :9] += labels_of(CONCEPT, sites).float()
     moved = (activations if turn is None else activations @ turn) + shift
@@ -46,48 +46,77 @@ def data_with(*, turn: torch.Tensor | None = None, shift: float = 0.0) -> Transf
     return TransferData(ar, there, Split(*noise), ar.fit.activations, fingerprints)
 
 
+def entries_of(data: TransferData) -> list[ProbeEntry]:
+    (entries,) = transfer_entries(data, [CONCEPT], [POINT])
+    return entries
+
+
+def entry_of(data: TransferData) -> ProbeEntry:
+    (entry,) = over_all_sites(entries_of(data))
+    return entry
+
+
 def test_the_transfer_of_a_model_to_itself_is_exact() -> None:
-    (entry,) = transfer_table(data_with(), [CONCEPT], [POINT])
-    assert entry.zero_shot == entry.ar_on_ar == entry.native
-    assert entry.all_right["zero_shot"] == entry.all_right["ar_on_ar"] == entry.all_right["native"]
-    assert entry.mean_shift.value == pytest.approx(entry.ar_on_ar.value, abs=1e-6)
-    assert entry.affine.value == pytest.approx(entry.ar_on_ar.value, abs=1e-3)
-    assert entry.ar_on_ar.value > 0.95
-    assert entry.ar_on_ar.n == 60
+    scores = entry_of(data_with()).scores
+    assert scores["zero_shot"] == scores["source"] == scores["native"]
+    for name in ("mean_shift", "ridge_affine", "procrustes"):
+        assert scores[name].auc.value == pytest.approx(scores["source"].auc.value, abs=1e-3), name
+    assert scores["source"].auc.value > 0.95
+    assert scores["source"].auc.n == 60
 
 
 def test_floors_are_at_chance_and_the_lookup_baseline_is_perfect() -> None:
-    (entry,) = transfer_table(data_with(), [CONCEPT], [POINT])
-    assert entry.shuffled.value == pytest.approx(0.5, abs=0.1)
-    assert entry.untrained.value == pytest.approx(0.5, abs=0.05)
-    assert entry.input_only.value > 0.999
-    assert entry.beats_floors
-    assert not entry.beats_input
-    assert set(entry.zero_shot_by_mask_rate) == {"0.1", "0.3", "0.5", "0.7", "0.9"}
+    entry = entry_of(data_with())
+    assert entry.scores["shuffled"].auc.value == pytest.approx(0.5, abs=0.1)
+    assert entry.scores["untrained"].auc.value == pytest.approx(0.5, abs=0.05)
+    assert entry.scores["input_only"].auc.value > 0.999
+    assert entry.beats("zero_shot", "shuffled", "untrained")
+    assert not entry.beats("zero_shot", "input_only")
+    assert entry.kept("zero_shot") == pytest.approx(1)
+    assert abs(entry.kept("shuffled")) < 0.2
 
 
-def test_a_turned_space_is_lost_zero_shot_and_found_by_an_affine_map() -> None:
-    turn = random_rotation(D_MODEL, seed=3)
-    (entry,) = transfer_table(data_with(turn=turn, shift=2.0), [CONCEPT], [POINT])
-    assert entry.zero_shot.value < 0.8
-    assert entry.affine.value == pytest.approx(entry.native.value, abs=0.01)
-    assert entry.native.value > 0.95
+def test_every_slice_has_its_entry() -> None:
+    entries = entries_of(data_with())
+    assert [entry.mask_rate for entry in entries] == [None, *MASK_RATES]
+    assert sum(entry.sites for entry in entries[1:]) == entries[0].sites
+    assert all(set(entry.scores) == set(entries[0].scores) for entry in entries)
+
+
+def test_a_turned_space_is_lost_zero_shot_and_found_by_a_map_without_labels() -> None:
+    entry = entry_of(data_with(turn=random_rotation(D_MODEL, seed=3), shift=2.0))
+    assert entry.scores["zero_shot"].auc.value < 0.8
+    for name in ("ridge_affine", "procrustes"):
+        assert entry.scores[name].auc.value == pytest.approx(entry.scores["native"].auc.value, abs=0.01), name
+        assert entry.kept(name) == pytest.approx(1, abs=0.02)
+    assert entry.scores["native"].auc.value > 0.95
+
+
+def test_more_labels_bring_a_refitted_reader_nearer_to_the_native_one() -> None:
+    scores = entry_of(data_with(turn=random_rotation(D_MODEL, seed=3))).scores
+    refitted = [scores[f"refit {share:.1%}"].auc.value for share in SHARES]
+    assert scores["zero_shot"].auc.value < refitted[1] < refitted[2] < scores["native"].auc.value
 
 
 def test_a_shift_is_invisible_to_ranking_and_ruins_thresholds_until_the_means_are_matched() -> None:
-    (entry,) = transfer_table(data_with(shift=2.0), [CONCEPT], [POINT])
-    assert entry.zero_shot.value == pytest.approx(entry.ar_on_ar.value, abs=1e-6)
-    assert entry.all_right["zero_shot"].value < 0.5 * entry.all_right["ar_on_ar"].value
-    assert entry.all_right["mean_shift"].value == pytest.approx(entry.all_right["ar_on_ar"].value, abs=0.01)
+    scores = entry_of(data_with(shift=2.0)).scores
+    assert scores["zero_shot"].auc.value == pytest.approx(scores["source"].auc.value, abs=1e-6)
+    assert scores["zero_shot"].exact.value < 0.5 * scores["source"].exact.value
+    assert scores["mean_shift"].exact.value == pytest.approx(scores["source"].exact.value, abs=0.01)
 
 
 def test_a_reader_is_tied_to_what_it_was_fitted_on() -> None:
     assert fit_reader(data_with(), "ar", CONCEPT, POINT).fitted_on == "ar:0@blocks.0.hook_resid_post"
 
 
-def test_an_entry_without_its_floor_cannot_be_built() -> None:
+def test_an_entry_without_its_controls_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="needs its untrained floor"):
-        list(transfer_table(replace(data_with(), untrained=None), [CONCEPT], [POINT]))
+        list(transfer_entries(replace(data_with(), untrained=None), [CONCEPT], [POINT]))
+    whole = entry_of(data_with())
+    for control in (*CONTROLS, "native"):
+        scores = {name: scores for name, scores in whole.scores.items() if name != control}
+        with pytest.raises(ValueError, match=f"lacks {control}; a probe's score comes with its controls"):
+            ProbeEntry(**{**dict(whole), "scores": scores})
 
 
 def test_twins_are_a_causal_and_a_masked_model_of_one_shape() -> None:

@@ -49,6 +49,7 @@ def test_the_command_table_names_every_command() -> None:
     from interp.cli.app import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {group.name for group in app.registered_groups}
     assert commands
     assert set(re.findall(r"^\| `denoscope (\w+)", README, flags=re.MULTILINE)) == commands
 

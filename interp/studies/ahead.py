@@ -13,8 +13,9 @@ from interp.concepts import INPUT_FEATURES, Sites
 from interp.concepts.sudoku import DIGITS
 from interp.harvest import activations_at
 from interp.report import Estimate
+from interp.scoring import estimate
 from interp.statistics import Measured, Statistic
-from interp.transfer import estimate, shuffled_weights
+from interp.transfer import shuffled_weights
 from models.hookpoints import HookPoint, resid_post
 from models.language_model import LanguageModel
 from models.left_to_right import write_left_to_right

@@ -12,9 +12,9 @@ from jaxtyping import Int, Int8
 
 from interp.dynamics import tau_b
 from interp.report import Estimate
+from interp.scoring import estimate
 from interp.statistics import Coordinate, Measured, Statistic
 from interp.studies.base import StudyError
-from interp.transfer import estimate
 from models.decoding import Decoding
 from models.evaluate import Evaluation, evaluate
 from models.language_model import LanguageModel

@@ -1,0 +1,195 @@
+"""A sweep's probes moved to another model, and scored there between floors and ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from interp.canvases import check_source
+from interp.concepts import Concept
+from interp.corpus import Corpus
+from interp.report import ProbeEntry
+from interp.scoring import Probes, Question, input_only, reads
+from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError, kinds_of
+from interp.sweeps.folder import (
+    MOVED,
+    Run,
+    Tell,
+    begin,
+    contents_of,
+    finished,
+    open_run,
+    probe_folder,
+    unit,
+    unit_folder,
+    write_entries,
+    write_results,
+)
+from interp.sweeps.material import material, split_groups
+from interp.sweeps.train import Sweep, at_sites, check_points, gather, plan_sweep
+from interp.transfer import FIT, Split, TransferData, questions_of, shuffled_weights, transfer_point
+from models.decoding import Decoding
+from models.hookpoints import HookPoint
+from models.language_model import LanguageModel
+from probes.linear import load_probe
+
+
+def move_folder(folder: Path, to: LanguageModel, policy: str | None) -> Path:
+    """Returns where the results of moving a run's probes to a model are."""
+    return folder / MOVED / (to.name if policy is None else f"{to.name}-{policy}")
+
+
+def layer_map(points: Sequence[HookPoint], source: LanguageModel, to: LanguageModel) -> dict[HookPoint, HookPoint]:
+    """Returns where the other model is read for each hook point: the layer of the same relative depth."""
+
+    def there(point: HookPoint) -> HookPoint:
+        if point.layer is None or source.n_layers == to.n_layers:
+            return point
+        return HookPoint(min(round((point.layer + 0.5) / source.n_layers * to.n_layers - 0.5), to.n_layers - 1), point.component)
+
+    return {point: there(point) for point in points}
+
+
+def check_move(run: Run, sweep: Sweep, to: LanguageModel) -> None:
+    """Returns nothing.
+
+    Raises:
+        SweepError: Where the run's model has changed, or the other model cannot be read by its probes.
+    """
+    model = sweep.model
+    if model.fingerprint != run.fingerprint:
+        raise SweepError(f"the run is of {run.fingerprint}, and {run.config.model} is now {model.fingerprint}; train its probes again")
+    if contents_of(run.config.corpus) != run.contents:
+        raise SweepError(
+            f"the files of the run's corpus have changed ({', '.join(map(str, run.config.corpus.read))}), so that what was fitted on could "
+            "be scored on; train its probes again"
+        )
+    if (to.facts.task, to.d_model) != (model.facts.task, model.d_model):
+        raise SweepError(
+            f"{to.name} is of the task {to.facts.task!r} with width {to.d_model}, and the run's {model.name} of {model.facts.task!r} with "
+            f"width {model.d_model}; probes move between models of one task and width"
+        )
+
+
+def move(
+    folder: Path, to: LanguageModel, *, policy: str | None = None, kinds: Sequence[str] = (), tell: Tell = lambda stage, done, total: None
+) -> Path:
+    """Returns the table of everything that was measured, after moving what has not been moved yet.
+
+    Args:
+        folder: Of a run of ``interp.sweeps.train``; results go to ``moved/MODEL`` in it.
+        to: The model to move to.
+        policy: Score in runs of a masked model by this policy, with the step and kind of each position. Maps and native probes are fitted
+            on the sweep's own canvases (random masks, if it names no policy) either way; there no position is just written, and masked
+            ones stand in.
+        kinds: Kinds of positions to read the other model at; none is the run's.
+        tell: Told (stage, done, total).
+
+    Raises:
+        SweepError: Where run, models or folders do not belong together, or nothing of the run is finished.
+        CanvasError: On kinds of positions that the other model does not have.
+        HookPointError: Where it lacks a hook point.
+    """
+    run = open_run(folder)
+    sweep = plan_sweep(run.config)
+    check_move(run, sweep, to)
+    config = run.config.model_copy(update={"kinds": tuple(kinds) or run.config.kinds})
+    places = layer_map(sweep.points, sweep.model, to)
+    _check_reading(config, to, policy, list(places.values()))
+    target = move_folder(folder, to, policy)
+    seeds = [seed for seed in config.seeds if any(finished(folder, seed, point) for point in sweep.points)]
+    if not seeds:
+        raise SweepError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
+    begin(target, run.model_copy(update={"config": config, "moved_to": to.name, "moved_fingerprint": to.fingerprint, "policy": policy}))
+    units = [(seed, point) for seed in seeds for point in sweep.points if finished(folder, seed, point)]
+    done = sum(finished(target, seed, point) for seed, point in units)
+    tell("moved", done, len(units))
+    for seed in seeds:
+        left = [point for one, point in units if one == seed and not finished(target, seed, point)]
+        if not left:
+            continue
+        own = replace(sweep, points=tuple(left))
+        data, concepts = _gather(own, to, config, {point: places[point] for point in left}, seed, policy=policy, tell=tell)
+        questions = questions_of(data, concepts)
+        visible = input_only(questions, data.diffusion.fit.sites, data.diffusion.test.sites, part=FIT)
+        for point in left:
+            entries: list[ProbeEntry] = []
+            for reader in config.readers:
+                asked = [one for one in questions if reads(reader, one.concept)]
+                asked, probes = _probes(folder, asked, point, reader, seed)
+                entries += transfer_point(data, asked, probes, visible, (point, places[point]), reader=reader, seed=seed)
+            with unit(target, seed, point) as place:
+                write_entries(entries, place)
+            done += 1
+            tell("moved", done, len(units))
+    return write_results(target)
+
+
+def _check_reading(config: SweepConfig, to: LanguageModel, policy: str | None, points: Sequence[HookPoint]) -> None:
+    """Raises a ValueError where a model cannot be read as is asked for."""
+    kinds = kinds_of(config.kinds)
+    if policy is not None:
+        Decoding(policy)  # says which there are
+    if policy is not None and to.facts.objective == "causal":
+        raise SweepError(f"{to.name} is a causal model, which writes left to right; leave out the policy {policy!r}")
+    canvases = config.canvases if policy is None else CanvasConfig(policy=policy)
+    one = torch.zeros(1, 1, dtype=torch.long)
+    check_source(to, canvases.source(to, 0), kinds, Corpus(one, one.bool(), one[0]))
+    check_points(to, points)
+
+
+def _probes(folder: Path, questions: Sequence[Question], point: HookPoint, reader: str, seed: int) -> tuple[list[Question], Probes]:
+    """Returns the run's probes by concept, and the questions, both with the heads that both have."""
+    run, asked, probes = open_run(folder), [], {}
+    for question in questions:
+        name = question.concept.name
+        probe = load_probe(probe_folder(unit_folder(folder, seed, point), reader, name), fitted_on=f"{run.fingerprint}@{point}")
+        heads = [head for head in question.heads if head in probe.heads]
+        if len(heads) < (2 if probe.link == "softmax" else 1):
+            raise SweepError(
+                f"{reader} reads {', '.join(probe.heads)} for {name!r}, and too few of them occur on both models; "
+                "leave the reader or the concept out of the sweep"
+            )
+        columns = [question.heads.index(head) for head in heads]
+        asked.append(replace(question, heads=tuple(heads), truth=tuple(truth[:, columns] for truth in question.truth)))
+        kept = [probe.heads.index(head) for head in heads]  # of classes, the choice between those that are left
+        probes[name] = replace(probe, weight=probe.weight[kept], bias=probe.bias[kept], heads=tuple(heads))
+    return asked, probes
+
+
+def _gather(
+    sweep: Sweep,
+    to: LanguageModel,
+    config: SweepConfig,
+    places: dict[HookPoint, HookPoint],
+    seed: int,
+    *,
+    policy: str | None,
+    tell: Tell,
+) -> tuple[TransferData, tuple[Concept, ...]]:
+    """Returns activations of both models and of the other one untrained, on the run's puzzles or documents."""
+    corpus, concepts = material(sweep.config, sweep.model, seed)
+    fit, test = split_groups(corpus, sweep.config.held_out, seed)
+    own = gather(sweep, sweep.model, (fit, test), seed, tell, f"{sweep.model.name}, seed {seed}")
+    there = replace(sweep, config=config, model=to, points=tuple(dict.fromkeys(places.values())))
+
+    if policy is None:
+        diffusion = Split(*gather(there, to, (fit, test), seed, tell, f"{to.name}, seed {seed}"))
+    else:
+        there_are = [kind for kind in config.kinds if kind != "committed" or config.canvases.policy is not None]
+        masks = config.model_copy(update={"kinds": tuple(there_are) or ("masked",)})
+        runs = config.model_copy(update={"canvases": CanvasConfig(policy=policy)})
+        (fitted,) = gather(replace(there, config=masks), to, (fit,), seed, tell, f"{to.name}, seed {seed}")
+        (scored,) = gather(replace(there, config=runs), to, (test,), seed + 1, tell, f"runs, seed {seed}")
+        diffusion = Split(fitted, scored)
+    floor = shuffled_weights(to, seed)
+    untrained = Split(
+        at_sites(floor, fit, diffusion.fit.sites, there.points, tell, f"untrained, seed {seed}"),
+        at_sites(floor, test, diffusion.test.sites, there.points, tell, f"untrained, held out, seed {seed}"),
+    )
+    paired = at_sites(sweep.model, fit, diffusion.fit.sites, sweep.points, tell, f"pairs, seed {seed}").activations
+    fingerprints = {"ar": sweep.model.fingerprint, "diffusion": to.fingerprint, "untrained": "untrained"}
+    return TransferData(Split(*own), diffusion, untrained, paired, fingerprints), concepts
