@@ -87,7 +87,7 @@ class ProbeEntry(Entry):
         description="`source`: fitted and scored on the first model. `zero_shot`: the same probe on the other model, as it is; under the "
         "name of an alignment: on the other model's activations, moved without labels. `refit 1 %`: fitted there with so many labels. "
         "`native`, the ceiling: fitted there with all. Floors: `shuffled`, fitted with labels of other rows; `untrained`, fitted and "
-        "scored on a network of shuffled weights. Baseline: `input_only`, the same reader given visible tokens and no network."
+        "scored on a network of shuffled weights. Baseline: `input_only`, a logistic reader given visible tokens and no network."
     )
 
     @model_validator(mode="after")

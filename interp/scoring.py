@@ -14,7 +14,7 @@ from interp.concepts import Concept, Kind, Sites, features_of, labels_of
 from interp.report import CEILING, CONTROLS, Estimate, ProbeEntry, Scores
 from models.hookpoints import HookPoint
 from probes.fitters import FITTERS
-from probes.linear import LinearProbe
+from probes.linear import LinearProbe, fit_logistic, log_loss
 from probes.logistic import Link
 from probes.metrics import Interval, bootstrap_auc, bootstrap_mean, calibration_error
 from probes.sweep import fit_sweep
@@ -76,13 +76,40 @@ Probes = dict[str, LinearProbe]
 """By concept, or by any other name of a set of labels."""
 
 
+@dataclass(frozen=True)
+class Penalties:
+    """What logistic readers are penalised by: of several, each head takes the best on a fifth of the groups, and is fitted on all again."""
+
+    l2: tuple[float, ...] = (1e-3,)
+
+    def of_heads(self, x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"], groups: Int[Tensor, " row"]) -> Float[Tensor, " head"]:
+        """Returns each head's penalty; a head that one class of is missing in either part takes the greatest."""
+        chosen = torch.full((y.shape[1],), max(self.l2))
+        if len(self.l2) > 1:
+            held_out = groups % 5 == 0
+            both = torch.stack([part.any(0) & ~part.all(0) for part in (y[held_out], y[~held_out])]).all(0)
+            if both.any():
+                y = y[:, both]
+                heads, rest = tuple(map(str, range(y.shape[1]))), [(x[held_out], y[held_out])]
+                fits = (fit_logistic(x[~held_out], y[~held_out], heads=heads, fitted_on="", l2=l2) for l2 in self.l2)
+                losses = torch.stack([log_loss(probe, rest) for probe in fits])
+                chosen[both] = torch.tensor(self.l2)[losses.argmin(0)]
+        return chosen
+
+
 def fit_readers(
-    readers: Sequence[str], x: Float[Tensor, "row d_model"], labels: Mapping[str, Bool[Tensor, "row head"]], *, fitted_on: str
+    readers: Sequence[str],
+    x: Float[Tensor, "row d_model"],
+    labels: Mapping[str, Bool[Tensor, "row head"]],
+    groups: Int[Tensor, " row"],
+    *,
+    fitted_on: str,
+    penalties: Penalties = Penalties(),
 ) -> dict[str, Probes]:
     """Returns by reader a probe for each named set of labels of the same rows, with heads ``0``, ``1``, ...
 
     Where heads are independent all are fitted together, and what comes out does not depend on the others. A reader that chooses between
-    classes is fitted on the rows that are of one of them.
+    classes is fitted on the rows that are of one of them. ``groups`` are the puzzles or documents of the rows.
     """
     found: dict[str, Probes] = {}
     counts = {name: part.shape[1] for name, part in labels.items()}
@@ -90,9 +117,10 @@ def fit_readers(
     own = {name: tuple(map(str, range(count))) for name, count in counts.items()}
     together = [reader for reader in readers if reader not in EXCLUSIVE_ONLY]
     if together and labels:
-        rows = {fitted_on: [(x, torch.cat(list(labels.values()), dim=1))]}
+        y = torch.cat(list(labels.values()), dim=1)
         every = [head for part in heads.values() for head in part]
-        sweep = fit_sweep(rows, heads=every, fitted_on={fitted_on: fitted_on}, kinds=together)
+        options = {"logistic": {"l2": penalties.of_heads(x, y, groups)}} if "logistic" in together else None
+        sweep = fit_sweep({fitted_on: [(x, y)]}, heads=every, fitted_on={fitted_on: fitted_on}, kinds=together, options=options)
         for reader in together:
             probe = sweep.at(fitted_on, reader)
             found[reader] = {name: replace(probe.only(part), heads=own[name]) for name, part in heads.items()}
@@ -113,7 +141,7 @@ def input_only(questions: Sequence[Question], fit: Sites, test: Sites, *, part: 
     said: dict[str, Tensor] = {}
     for features in dict.fromkeys(features_of(one.concept) for one in questions):
         asked = {one.concept.name: one.truth[part] for one in questions if features_of(one.concept) is features}
-        probes = fit_readers(["logistic"], torch.from_numpy(features(fit)), asked, fitted_on="visible tokens")["logistic"]
+        probes = fit_readers(["logistic"], torch.from_numpy(features(fit)), asked, fit.group, fitted_on="visible tokens")["logistic"]
         there = torch.from_numpy(features(test))
         said |= {name: probe.scores(there) for name, probe in probes.items()}
     return said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ from interp.concepts import Concept, labels_of
 from interp.corpus import Corpus
 from interp.harvest import Harvest, activations_at, harvest
 from interp.report import ModelEntry, ProbeEntry
-from interp.scoring import Asked, Probes, Question, Said, entries, fit_readers, input_only, question_of
+from interp.scoring import Asked, Penalties, Probes, Question, Said, entries, fit_readers, input_only, question_of
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.align import ALIGNMENTS, Alignment
@@ -154,20 +154,35 @@ def source_probes(data: TransferData, questions: Sequence[Question], point: Hook
     """Returns by concept the probes that are to be moved, fitted on the causal twin."""
     labels = {one.concept.name: one.truth[AR_FIT] for one in questions}
     fitted_on = f"{data.fingerprints['ar']}@{point}"
-    return fit_readers([reader], data.ar.fit.activations[point], labels, fitted_on=fitted_on)[reader]
+    return fit_readers([reader], data.ar.fit.activations[point], labels, data.ar.fit.sites.group, fitted_on=fitted_on)[reader]
+
+
+@dataclass(frozen=True)
+class How:
+    """How readers are fitted and scored."""
+
+    reader: str = "logistic"
+    seed: int = 0
+    """Of shuffles, draws and intervals."""
+    penalties: Penalties = field(default_factory=Penalties)
 
 
 def _controls(
-    data: TransferData, untrained: Split, questions: Sequence[Question], place: tuple[HookPoint, HookPoint], reader: str, seed: int
+    data: TransferData,
+    untrained: Split,
+    questions: Sequence[Question],
+    place: tuple[HookPoint, HookPoint],
+    how: How,
 ) -> dict[str, Probes]:
     """Returns by name and concept the probes that the moved ones are held against."""
     point, there = place
 
     def fitted(which: str, split: Split, at: HookPoint, labels: Mapping[str, Tensor]) -> Probes:
-        return fit_readers([reader], split.fit.activations[at], labels, fitted_on=f"{data.fingerprints[which]}@{at}")[reader]
+        x, groups, fitted_on = split.fit.activations[at], split.fit.sites.group, f"{data.fingerprints[which]}@{at}"
+        return fit_readers([how.reader], x, labels, groups, fitted_on=fitted_on, penalties=how.penalties)[how.reader]
 
     truth = {one.concept.name: one.truth[FIT] for one in questions}
-    shuffled = {one.concept.name: shuffle_labels(one.truth[AR_FIT], seed) for one in questions}
+    shuffled = {one.concept.name: shuffle_labels(one.truth[AR_FIT], how.seed) for one in questions}
     return {
         "native": fitted("diffusion", data.diffusion, there, truth),
         "shuffled": fitted("ar", data.ar, point, shuffled),
@@ -190,9 +205,7 @@ def transfer_point(
     probes: Probes,
     visible: Mapping[str, Float[Tensor, "row head"]],
     place: tuple[HookPoint, HookPoint],
-    *,
-    reader: str,
-    seed: int,
+    how: How,
 ) -> list[ProbeEntry]:
     """Returns the entries of every concept at one hook point, over all sites and every slice of them (see ``ProbeEntry.scores``).
 
@@ -202,8 +215,7 @@ def transfer_point(
         probes: By concept; their heads are the questions', in order.
         visible: By concept, what a reader of visible tokens says at the diffusion twin's test sites.
         place: Where the probes were fitted, and where the diffusion twin is read.
-        reader: How the probes were fitted; controls and ceiling are fitted alike.
-        seed: Of shuffles, draws and intervals.
+        how: How the probes were fitted; controls and ceiling are fitted alike.
 
     Raises:
         TransferError: Where the data lack the untrained floor.
@@ -211,7 +223,7 @@ def transfer_point(
     if data.untrained is None:
         raise TransferError("a transfer entry needs its untrained floor; collect the data with untrained=True")
     point, read_at = place
-    controls = _controls(data, data.untrained, questions, place, reader, seed)
+    controls = _controls(data, data.untrained, questions, place, how)
     ar, there, floor = data.ar.test, data.diffusion.test, data.untrained.test
     x, fit_x = there.activations[read_at], data.diffusion.fit.activations[read_at]
     moved = {name: fit(fit_x, data.paired_ar[point])(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
@@ -219,7 +231,7 @@ def transfer_point(
     for question in questions:
         name, truth = question.concept.name, question.truth[TEST]
         probe = probes[name]
-        refits = _refits(fit_x, question.truth[FIT], probe, seed, f"{data.fingerprints['diffusion']}@{read_at}")
+        refits = _refits(fit_x, question.truth[FIT], probe, how.seed, f"{data.fingerprints['diffusion']}@{read_at}")
         readings = {
             "zero_shot": (probe, x),
             **{way: (probe, values) for way, values in moved.items()},
@@ -231,7 +243,7 @@ def transfer_point(
         said = {"source": Said.by(probe, ar.activations[point], question.truth[AR_TEST], ar.sites)}
         said |= {way: Said.by(one, values, truth, there.sites) for way, (one, values) in readings.items()}
         said["input_only"] = Said(visible[name], truth, there.sites)
-        found += entries(Asked(question, point, reader, seed, read_at=read_at), said)
+        found += entries(Asked(question, point, how.reader, how.seed, read_at=read_at), said)
     return found
 
 
@@ -248,4 +260,4 @@ def transfer_entries(
     visible = input_only(questions, data.diffusion.fit.sites, data.diffusion.test.sites, part=FIT)
     for point in points:
         probes = source_probes(data, questions, point, reader)
-        yield transfer_point(data, questions, probes, visible, (point, point), reader=reader, seed=seed)
+        yield transfer_point(data, questions, probes, visible, (point, point), How(reader, seed))

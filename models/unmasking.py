@@ -71,7 +71,7 @@ def sequential(turn: Turn) -> Move:
     return Move(first_by(-positions.expand(turn.masked.shape), turn.masked, turn.quota))
 
 
-def threshold(turn: Turn, *, threshold: float = 0.999) -> Move:
+def threshold(turn: Turn, *, threshold: float = 0.9999) -> Move:
     """Returns every proposal at least as probable as ``threshold``, and always the best one (Fast-dLLM, 2505.22618, algorithm 1)."""
     check_share("threshold", threshold)
     sure = (turn.scores.confidence >= threshold) & turn.masked

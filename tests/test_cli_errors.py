@@ -447,7 +447,7 @@ def test_models_and_policies_print_one_json_value(denoscope: Run) -> None:
     assert set(listed["families"]) == set(FAMILIES)
     policies = json.loads(denoscope("policies", "--json").stdout)
     assert set(policies) == set(POLICIES)
-    assert policies["threshold"]["options"] == {"threshold": 0.999}
+    assert policies["threshold"]["options"] == {"threshold": 0.9999}
     assert all(entry["about"] for entry in policies.values())
     for command, word in (("models", "gpt2"), ("policies", "topk_margin")):
         ended = denoscope(command)

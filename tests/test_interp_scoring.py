@@ -15,6 +15,7 @@ from interp.scoring import (
     FEWEST,
     FEWEST_GROUPS,
     Asked,
+    Penalties,
     Question,
     Said,
     ScoringError,
@@ -151,24 +152,39 @@ def test_classes_that_are_left_out_do_not_stop_a_reader_of_classes() -> None:
     kind = torch.randint(4, (600,), generator=generator)
     x = torch.nn.functional.one_hot(kind, 4).float() + 0.2 * torch.randn(600, 4, generator=generator)
     asked = kind[:, None] == torch.arange(3)
-    both = fit_readers(["multinomial", "logistic"], x, {"planted": asked}, fitted_on="x")
+    both = fit_readers(["multinomial", "logistic"], x, {"planted": asked}, torch.arange(len(x)), fitted_on="x")
     probe = both["multinomial"]["planted"]
     assert (probe.heads, probe.link) == (("0", "1", "2"), "softmax")
     known = kind < 3
     assert (probe.scores(x[known]).argmax(1) == kind[known]).double().mean() > 0.99
-    assert torch.equal(probe.weight, fit_readers(["multinomial"], x[known], {"p": asked[known]}, fitted_on="x")["multinomial"]["p"].weight)
+    assert torch.equal(
+        probe.weight,
+        fit_readers(["multinomial"], x[known], {"p": asked[known]}, torch.arange(int(known.sum())), fitted_on="x")["multinomial"][
+            "p"
+        ].weight,
+    )
 
 
 def test_heads_fitted_together_are_those_fitted_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 5, generator=generator)
     labels = {name: x[:, at : at + 2] + torch.randn(300, 2, generator=generator) > 0 for name, at in (("a", 0), ("b", 2))}
-    together = fit_readers(["logistic", "mass_mean"], x, labels, fitted_on="x")
+    together = fit_readers(["logistic", "mass_mean"], x, labels, torch.arange(len(x)), fitted_on="x")
     for reader, probes in together.items():
         for name, probe in probes.items():
-            alone = fit_readers([reader], x, {name: labels[name]}, fitted_on="x")[reader][name]
+            alone = fit_readers([reader], x, {name: labels[name]}, torch.arange(len(x)), fitted_on="x")[reader][name]
             assert torch.allclose(probe.scores(x), alone.scores(x), atol=1e-4), (reader, name)
             assert probe.heads == ("0", "1")
+
+
+def test_each_head_takes_the_penalty_that_serves_it_on_groups_set_apart() -> None:
+    """A head of noise wants a strong one, a planted head a weak one; and with one penalty there is nothing to choose."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 40, generator=generator)
+    y = torch.stack([x[:, 0] > 0, torch.rand(400, generator=generator) > 0.5, torch.zeros(400, dtype=torch.bool)], dim=1)
+    chosen = Penalties((1e-4, 1.0)).of_heads(x, y, torch.arange(400) // 4)
+    assert chosen.tolist() == pytest.approx([1e-4, 1.0, 1.0])
+    assert Penalties((0.01,)).of_heads(x, y, torch.arange(400)).tolist() == pytest.approx([0.01] * 3)
 
 
 def said_of(names: tuple[str, ...], sites: Sites, seed: int = 0) -> dict[str, Said]:

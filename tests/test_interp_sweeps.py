@@ -24,7 +24,7 @@ from interp.sweeps.config import CanvasConfig, CorpusConfig, SweepConfig, SweepE
 from interp.sweeps.cost import cost_of
 from interp.sweeps.folder import RESULTS, finished, open_run, probe_folder, read_entries, rows_of, unit_folder
 from interp.sweeps.material import split_groups
-from interp.sweeps.move import layer_map, move, move_folder
+from interp.sweeps.move import candidates, move, move_folder
 from interp.sweeps.summary import best
 from interp.sweeps.train import plan_sweep, points_of, train
 from interp.transfer import SHARES
@@ -264,11 +264,24 @@ def test_a_rotated_model_is_read_through_procrustes(
 
 def test_layers_are_matched_by_depth(tiny_model: Callable[..., LanguageModel], twin: LanguageModel) -> None:
     shallow, end = tiny_model(), HookPoint(None, "ln_final.hook_normalized")
-    there = layer_map([*map(resid_post, range(twin.n_layers)), end], twin, shallow)
-    assert [point.layer for point in there.values()] == [0, 0, 0, 1, 1, 1, None]
-    back = layer_map([resid_post(0), resid_post(1), end], shallow, twin)
-    assert [there[point] for point in back.values()] == list(back)
-    assert all(point == other for point, other in layer_map([resid_post(5), end], twin, twin).items())
+    there = candidates([*map(resid_post, range(twin.n_layers)), end], twin, shallow, "depth")
+    assert [point.layer for (point,) in there.values()] == [0, 0, 0, 1, 1, 1, None]
+    back = candidates([resid_post(0), resid_post(1), end], shallow, twin, "depth")
+    assert [there[point] for (point,) in back.values()] == [[point] for point in back]
+    assert all([point] == other for point, other in candidates([resid_post(5), end], twin, twin, "depth").items())
+
+
+def test_layers_can_be_matched_by_likeness(tiny: Callable[..., SweepConfig], tmp_path: Path) -> None:
+    """A model is most like itself at the very layer, whatever the others are like."""
+    config = tiny(points=("blocks.0.hook_resid_post", "blocks.1.hook_resid_post"))
+    train(plan_sweep(config), tmp_path / "run")
+    model = load(config.model)
+    move(tmp_path / "run", model, layers="cka")
+    entries = over_all_sites(read_entries(move_folder(tmp_path / "run", model, None, "cka")))
+    assert entries
+    assert all(entry.read_at is None for entry in entries)
+    with pytest.raises(SweepError, match="unknown way to choose layers 'width'; choose from depth, cka"):
+        move(tmp_path / "run", model, layers="width")
 
 
 def test_probes_move_only_from_and_to_what_they_belong_to(tiny: Callable[..., SweepConfig], twin: LanguageModel, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_an_unknown_policy_or_option_names_the_choices() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_options_are_filled_in(name: str) -> None:
     assert resolve_policy(name, {}) == policy_options(name)
-    assert policy_options("threshold") == {"threshold": 0.999}
+    assert policy_options("threshold") == {"threshold": 0.9999}
     assert resolve_policy("mgdm", {"noise": 0.5}) == {"calls": 20, "noise": 0.5}
 
 

@@ -90,6 +90,9 @@ def transfer(
     to: Annotated[str, typer.Option(help="The model to move the probes to: a bundled name or a folder.")],
     policy: Annotated[str | None, typer.Option(help="Score in its own runs by this policy, step by step, and not on random masks.")] = None,
     kinds: Annotated[list[str] | None, typer.Option(help="Kinds of positions to read it at; repeat it. Default: those of the run.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="Where to read it: the layer of the same `depth`, or the most alike one, by `cka`.")
+    ] = "depth",
     as_json: Json = False,
 ) -> None:
     """Move a run's probes to another model: as they are, through every alignment, refitted with few labels; between floors and ceiling.
@@ -103,8 +106,8 @@ def transfer(
 
     loaded = load(to)
     with progress_bars() as tell, _resumable("the same command goes on from there"):
-        table = move(run, loaded, policy=policy, kinds=kinds or (), tell=tell)
-    _print_best(move_folder(run, loaded, policy), table, as_json)
+        table = move(run, loaded, policy=policy, kinds=kinds or (), layers=layers, tell=tell)
+    _print_best(move_folder(run, loaded, policy, layers), table, as_json)
 
 
 @probe.command()

@@ -148,4 +148,7 @@ def recipe(
     with training_bar(target) as show:
         ended = list(run_recipe(stages, target, on_step=lambda stage, status: show(f"{stage}: ", status)))
     for stage, status in ended:
-        _report(target / stage.name, status)
+        if status is None:
+            out.print(f"{target / stage.name}: mean of the weights of earlier stages")
+        else:
+            _report(target / stage.name, status)

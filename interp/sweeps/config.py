@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from interp.canvases import MASK_RATES, Decoded, Masked, Source, Whole
 from interp.concepts import Kind
@@ -135,6 +135,11 @@ class SweepConfig(_Part):
     corpus: CorpusConfig
     concepts: tuple[str, ...] = Field(default=(), description="Names of concepts; none is all that the task has.")
     readers: tuple[str, ...] = Field(default=("logistic",), min_length=1, description="How probes are fitted.")
+    l2: tuple[PositiveFloat, ...] = Field(
+        default=(1e-3,),
+        min_length=1,
+        description="Penalties of the logistic reader; of several, each head's is chosen on puzzles set apart.",
+    )
     points: tuple[str, ...] = Field(
         default=("hook_resid_post",), min_length=1, description="Hook points; a component alone is that of every layer."
     )

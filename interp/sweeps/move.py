@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from interp.canvases import check_source
 from interp.concepts import Concept
 from interp.corpus import Corpus
 from interp.report import ProbeEntry
-from interp.scoring import Probes, Question, input_only, reads
+from interp.scoring import Penalties, Probes, Question, input_only, reads
 from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError, kinds_of
 from interp.sweeps.folder import (
     MOVED,
@@ -30,27 +31,55 @@ from interp.sweeps.folder import (
 )
 from interp.sweeps.material import material, split_groups
 from interp.sweeps.train import Sweep, at_sites, check_points, gather, plan_sweep
-from interp.transfer import FIT, Split, TransferData, questions_of, shuffled_weights, transfer_point
+from interp.transfer import FIT, How, Split, TransferData, questions_of, shuffled_weights, transfer_point
 from models.decoding import Decoding
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.linear import load_probe
+from probes.similarity import linear_cka
 
 
-def move_folder(folder: Path, to: LanguageModel, policy: str | None) -> Path:
+def move_folder(folder: Path, to: LanguageModel, policy: str | None, layers: str = "depth") -> Path:
     """Returns where the results of moving a run's probes to a model are."""
-    return folder / MOVED / (to.name if policy is None else f"{to.name}-{policy}")
+    parts = (to.name, *([policy] if policy else []), *([layers] if layers != "depth" else []))
+    return folder / MOVED / "-".join(parts)
 
 
-def layer_map(points: Sequence[HookPoint], source: LanguageModel, to: LanguageModel) -> dict[HookPoint, HookPoint]:
-    """Returns where the other model is read for each hook point: the layer of the same relative depth."""
+LAYERS = ("depth", "cka")
+"""How the layer is chosen at which the other model is read: the one of the same relative depth, or the most alike."""
+ALIKE_ROWS = 2000
 
-    def there(point: HookPoint) -> HookPoint:
-        if point.layer is None or source.n_layers == to.n_layers:
-            return point
-        return HookPoint(min(round((point.layer + 0.5) / source.n_layers * to.n_layers - 0.5), to.n_layers - 1), point.component)
+
+def candidates(points: Sequence[HookPoint], source: LanguageModel, to: LanguageModel, layers: str) -> dict[HookPoint, list[HookPoint]]:
+    """Returns where the other model may be read for each hook point.
+
+    Raises:
+        SweepError: On an unknown way to choose layers.
+    """
+    if layers not in LAYERS:
+        raise SweepError(f"unknown way to choose layers {layers!r}; choose from {', '.join(LAYERS)}")
+
+    def there(point: HookPoint) -> list[HookPoint]:
+        if point.layer is None:
+            return [point]
+        if layers == "cka":
+            return [HookPoint(layer, point.component) for layer in range(to.n_layers)]
+        depth = (point.layer + 0.5) / source.n_layers
+        return [HookPoint(min(round(depth * to.n_layers - 0.5), to.n_layers - 1), point.component)]
 
     return {point: there(point) for point in points}
+
+
+def layer_map(data: TransferData, among: Mapping[HookPoint, Sequence[HookPoint]]) -> dict[HookPoint, HookPoint]:
+    """Returns where the other model is most like the first one at each hook point: by linear CKA of pairs that nothing is scored on."""
+
+    def alike(point: HookPoint, there: HookPoint) -> float:
+        return linear_cka(data.paired_ar[point][:ALIKE_ROWS], data.diffusion.fit.activations[there][:ALIKE_ROWS])
+
+    return {
+        point: there[0] if len(there) == 1 else max(there, key=lambda place, point=point: alike(point, place))  # type: ignore[misc]
+        for point, there in among.items()
+    }
 
 
 def check_move(run: Run, sweep: Sweep, to: LanguageModel) -> None:
@@ -75,7 +104,13 @@ def check_move(run: Run, sweep: Sweep, to: LanguageModel) -> None:
 
 
 def move(
-    folder: Path, to: LanguageModel, *, policy: str | None = None, kinds: Sequence[str] = (), tell: Tell = lambda stage, done, total: None
+    folder: Path,
+    to: LanguageModel,
+    *,
+    policy: str | None = None,
+    kinds: Sequence[str] = (),
+    layers: str = "depth",
+    tell: Tell = lambda stage, done, total: None,
 ) -> Path:
     """Returns the table of everything that was measured, after moving what has not been moved yet.
 
@@ -86,6 +121,7 @@ def move(
             on the sweep's own canvases (random masks, if it names no policy) either way; there no position is just written, and masked
             ones stand in.
         kinds: Kinds of positions to read the other model at; none is the run's.
+        layers: How the layer is chosen at which the other model is read: one of ``LAYERS``.
         tell: Told (stage, done, total).
 
     Raises:
@@ -97,9 +133,9 @@ def move(
     sweep = plan_sweep(run.config)
     check_move(run, sweep, to)
     config = run.config.model_copy(update={"kinds": tuple(kinds) or run.config.kinds})
-    places = layer_map(sweep.points, sweep.model, to)
-    _check_reading(config, to, policy, list(places.values()))
-    target = move_folder(folder, to, policy)
+    among = candidates(sweep.points, sweep.model, to, layers)
+    _check_reading(config, to, policy, list(dict.fromkeys(chain(*among.values()))))
+    target = move_folder(folder, to, policy, layers)
     seeds = [seed for seed in config.seeds if any(finished(folder, seed, point) for point in sweep.points)]
     if not seeds:
         raise SweepError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
@@ -112,7 +148,9 @@ def move(
         if not left:
             continue
         own = replace(sweep, points=tuple(left))
-        data, concepts = _gather(own, to, config, {point: places[point] for point in left}, seed, policy=policy, tell=tell)
+        there = {point: among[point] for point in left}
+        data, concepts = _gather(own, to, config, list(dict.fromkeys(chain(*there.values()))), seed, policy=policy, tell=tell)
+        places = layer_map(data, there)
         questions = questions_of(data, concepts)
         visible = input_only(questions, data.diffusion.fit.sites, data.diffusion.test.sites, part=FIT)
         for point in left:
@@ -120,7 +158,8 @@ def move(
             for reader in config.readers:
                 asked = [one for one in questions if reads(reader, one.concept)]
                 asked, probes = _probes(folder, asked, point, reader, seed)
-                entries += transfer_point(data, asked, probes, visible, (point, places[point]), reader=reader, seed=seed)
+                how = How(reader, seed, Penalties(config.l2))
+                entries += transfer_point(data, asked, probes, visible, (point, places[point]), how)
             with unit(target, seed, point) as place:
                 write_entries(entries, place)
             done += 1
@@ -164,7 +203,7 @@ def _gather(
     sweep: Sweep,
     to: LanguageModel,
     config: SweepConfig,
-    places: dict[HookPoint, HookPoint],
+    points: Sequence[HookPoint],
     seed: int,
     *,
     policy: str | None,
@@ -174,7 +213,7 @@ def _gather(
     corpus, concepts = material(sweep.config, sweep.model, seed)
     fit, test = split_groups(corpus, sweep.config.held_out, seed)
     own = gather(sweep, sweep.model, (fit, test), seed, tell, f"{sweep.model.name}, seed {seed}")
-    there = replace(sweep, config=config, model=to, points=tuple(dict.fromkeys(places.values())))
+    there = replace(sweep, config=config, model=to, points=tuple(points))
 
     if policy is None:
         diffusion = Split(*gather(there, to, (fit, test), seed, tell, f"{to.name}, seed {seed}"))

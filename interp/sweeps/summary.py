@@ -28,12 +28,12 @@ def by_place(entries: Iterable[ProbeEntry]) -> dict[tuple[str, str, int, str], l
 def best(entries: Iterable[ProbeEntry]) -> list[dict[str, Any]]:
     """Returns a row for each concept and reader: the hook point where it is read best, and what stands beside that, means over seeds.
 
-    What is read best is what is looked for: the moved probe as it is where probes were moved, and the probe itself where not. The choice
-    and the figures rest on the same sites, which flatters them a little.
+    It is read best where the probe does best on the model it was fitted on; no score of a model it was moved to decides. The choice and
+    that score rest on the same sites, which flatters it a little.
     """
     chosen: dict[tuple[str, str], tuple[float, list[ProbeEntry]]] = {}
     for (concept, reader, _, _), own in by_place(entries).items():
-        value = mean_over_seeds(own, "zero_shot" if "zero_shot" in own[0].scores else "source")
+        value = mean_over_seeds(own, "source")
         if (concept, reader) not in chosen or value > chosen[concept, reader][0]:
             chosen[concept, reader] = (value, own)
     return [

@@ -18,6 +18,7 @@ from interp.report import ProbeEntry
 from interp.scoring import (
     EXCLUSIVE_ONLY,
     Asked,
+    Penalties,
     Probes,
     Question,
     Said,
@@ -252,15 +253,16 @@ def _fit(task: _Task, point: HookPoint) -> dict[str, dict[str, Probes]]:
     """Returns by way (``own``, ``shuffled``, ``untrained``), reader and concept the probes of one hook point."""
     fitted_on, readers = f"{task.sweep.model.fingerprint}@{point}", task.sweep.config.readers
     x, floor = (split.fit.activations[point][task.part.fit_rows] for split in (task.own, task.untrained))
+    groups, penalties = task.part.fit.group, Penalties(task.sweep.config.l2)
     found: dict[str, dict[str, Probes]] = {"own": {}, "shuffled": {}, "untrained": {}}
     for kinds in ([one for one in readers if one not in EXCLUSIVE_ONLY], [one for one in readers if one in EXCLUSIVE_ONLY]):
         asked = [one for one in task.part.questions if all(reads(reader, one.concept) for reader in kinds)]
         truth = {one.concept.name: one.truth[FITTED] for one in asked}
         both = truth | {f"shuffled {name}": shuffle_labels(labels, task.seed) for name, labels in truth.items()}
-        for reader, probes in fit_readers(kinds, x, both, fitted_on=fitted_on).items():
+        for reader, probes in fit_readers(kinds, x, both, groups, fitted_on=fitted_on, penalties=penalties).items():
             found["own"][reader] = {name: probes[name] for name in truth}
             found["shuffled"][reader] = {name: probes[f"shuffled {name}"] for name in truth}
-        found["untrained"] |= fit_readers(kinds, floor, truth, fitted_on=f"untrained@{point}")
+        found["untrained"] |= fit_readers(kinds, floor, truth, groups, fitted_on=f"untrained@{point}", penalties=penalties)
     return found
 
 

@@ -191,7 +191,11 @@ def _sources(part: Part, axis: Axis) -> dict[str, tuple[str, Slices]]:
     sliced = _slices(part.entries, axis)
     if CEILING in part.names:
         return {"zero-shot": ("zero_shot", sliced), "fitted there": (CEILING, sliced)}
-    apart = [entry.model_copy(update={"mask_rate": entry.fitted_at, "fitted_at": None}) for entry in part.entries if entry.fitted_at]
+    apart = [
+        entry.model_copy(update={"mask_rate": entry.fitted_at, "fitted_at": None})
+        for entry in part.entries
+        if entry.fitted_at and entry.kind is None and entry.step is None
+    ]
     if axis == "mask_rate" and apart:
         return {"fitted on all rates": ("source", sliced), "fitted on this rate": ("source", _slices(apart, axis))}
     return {"": ("source", sliced)}
