@@ -24,6 +24,8 @@ from probes.refit import refit
 
 SHARES = (0.001, 0.01, 0.1)
 """Of the labelled sites of the diffusion twin, for readers that are refitted there."""
+PAIRS = (100, 1000)
+"""Of the unlabelled pairs of sites, for affine maps that are fitted on few."""
 
 
 class TransferError(ValueError):
@@ -190,6 +192,16 @@ def _controls(
     }
 
 
+def _moved(
+    x: Float[Tensor, "row d_model"], fit_x: Float[Tensor, "pair d_model"], target: Float[Tensor, "pair d_model"], seed: int
+) -> dict[str, Float[Tensor, "row d_model"]]:
+    """Returns the diffusion twin's activations by the alignment that they were moved with; the affine map also as few pairs give it."""
+    found = {name: fit(fit_x, target)(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
+    order = torch.randperm(len(fit_x), generator=torch.Generator().manual_seed(seed))
+    few = {pairs: order[:pairs] for pairs in PAIRS if pairs < len(fit_x)}
+    return found | {f"affine, {pairs} pairs": ALIGNMENTS["ridge_affine"](fit_x[rows], target[rows])(x) for pairs, rows in few.items()}
+
+
 def _refits(x: Tensor, truth: Bool[Tensor, "row head"], probe: LinearProbe, seed: int, fitted_on: str) -> Probes:
     """Returns the causal twin's probe, adjusted on the diffusion twin with a drawn share of the labels; none where heads are classes."""
     if probe.link != "sigmoid":
@@ -226,7 +238,7 @@ def transfer_point(
     controls = _controls(data, data.untrained, questions, place, how)
     ar, there, floor = data.ar.test, data.diffusion.test, data.untrained.test
     x, fit_x = there.activations[read_at], data.diffusion.fit.activations[read_at]
-    moved = {name: fit(fit_x, data.paired_ar[point])(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
+    moved = _moved(x, fit_x, data.paired_ar[point], how.seed)
     found: list[ProbeEntry] = []
     for question in questions:
         name, truth = question.concept.name, question.truth[TEST]

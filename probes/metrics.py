@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn import functional
 
 from probes.errors import ProbeError, check_finite
 
@@ -39,17 +40,25 @@ def _placements(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row hea
 
     Ties count half; float64. NaN for a head with one class only.
     """
-    columns, true = scores.T.contiguous(), labels.T.contiguous()
-    n_true = true.sum(1, keepdim=True).double()
+    ordered, order = scores.T.sort(dim=1)
+    true = labels.T.gather(1, order)
+    first, last = _ties(ordered)
+    counted = functional.pad(true.cumsum(1), (1, 0))
+    n_true = counted[:, -1:].double()
     n_false = true.shape[1] - n_true
+    below_true = (counted.gather(1, first) + counted.gather(1, last + 1)).double() / 2
+    below_all = (first + last + 1).double() / 2
+    placed = torch.where(true, (below_all - below_true) / n_false, 1 - below_true / n_true).masked_fill((n_true * n_false) == 0, torch.nan)
+    return torch.empty_like(placed).scatter_(1, order, placed).T
 
-    def below(ordered: Float[Tensor, "head row"]) -> Float[Tensor, "head row"]:
-        left, right = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
-        return (left + right).double() / 2
 
-    below_true = below(columns.masked_fill(~true, torch.inf).sort(dim=1).values).clamp(max=n_true)
-    below_all = below(columns.sort(dim=1).values)
-    return torch.where(true, (below_all - below_true) / n_false, 1 - below_true / n_true).masked_fill((n_true * n_false) == 0, torch.nan).T
+def _ties(ordered: Float[Tensor, "head row"]) -> tuple[Int[Tensor, "head row"], Int[Tensor, "head row"]]:
+    """Returns where the run of equal values that each value of sorted rows is in begins and ends."""
+    place = torch.arange(ordered.shape[1], device=ordered.device).expand(ordered.shape)
+    new = functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True)
+    first = torch.where(new[:, :-1], place, 0).cummax(1).values
+    last = torch.where(new[:, 1:], place, ordered.shape[1]).flip(1).cummin(1).values.flip(1)
+    return first, last
 
 
 def auc(scores: Float[Tensor, "row head"], labels: Bool[Tensor, "row head"]) -> Float[Tensor, " head"]:
@@ -191,12 +200,12 @@ def calibration_error(
     if n_bins < 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
         low, high = probabilities.min().item(), probabilities.max().item()
         raise ProbeError(f"{n_bins} bins for values from {low:g} to {high:g}; give at least 1 bin, and probabilities from 0 to 1")
-    said, rows = probabilities.T.contiguous(), len(probabilities)
-    ordered = said.sort(dim=1).values
-    midranks = (torch.searchsorted(ordered, said) + torch.searchsorted(ordered, said, right=True)).double() / 2
-    excess = labels.T.double() - said.double()
+    rows = len(probabilities)
+    said, order = probabilities.T.sort(dim=1)
+    first, last = _ties(said)
+    excess = labels.T.gather(1, order).double() - said.double()
     sums = torch.zeros(len(said), n_bins, dtype=torch.float64, device=said.device)
-    return sums.scatter_add_(1, (midranks / rows * n_bins).long(), excess).abs().sum(1) / rows
+    return sums.scatter_add_(1, ((first + last + 1) / 2 / rows * n_bins).long(), excess).abs().sum(1) / rows
 
 
 def _group_index(groups: Int[Tensor, " row"], rows: int) -> tuple[int, Int[Tensor, " row"]]:
