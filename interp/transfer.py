@@ -24,6 +24,7 @@ from probes.refit import refit
 
 SHARES = (0.001, 0.01, 0.1)
 """Of the labelled sites of the diffusion twin, for readers that are refitted there."""
+MOST_PAIRS = 2000
 PAIRS = (100, 1000)
 """Of the unlabelled pairs of sites, for affine maps that are fitted on few."""
 
@@ -59,6 +60,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Unlabelled activations of both models of the same places of the same views, for alignment maps, a row a pair.
+
+    A causal model at position p sees what comes before; so the masked one is shown just that, with everything asked for from p on masked.
+    Where the two see different parts of a sequence, a map between their activations mixes what they represent with what they see.
+    """
+
+    ar: dict[HookPoint, Float[Tensor, "pair d_model"]]
+    diffusion: dict[HookPoint, Float[Tensor, "pair d_model"]]
+
+
+@dataclass(frozen=True)
 class TransferData:
     """Every activation that the transfer of a reader is judged by."""
 
@@ -66,8 +79,7 @@ class TransferData:
     diffusion: Split
     untrained: Split | None
     """The diffusion twin's network with the entries of each weight tensor shuffled; None where it was not asked for."""
-    paired_ar: dict[HookPoint, Float[Tensor, "row d_model"]]
-    """The causal twin's activations at the sites of ``diffusion.fit``: unlabelled pairs for alignment maps."""
+    pairs: Pairs
     fingerprints: dict[str, str]
 
 
@@ -114,11 +126,21 @@ def collect(
         )
         splits[name] = Split(*parts)
         on_model(done, len(models) + 1)
-    sites = splits["diffusion"].fit.sites
-    paired = activations_at(twins.ar, fit.sequences, sites.sample, sites.position, points)
+    base, seen = same_views(splits["ar"].fit, twins.diffusion, points, seed)
+    pairs = Pairs(base.activations, seen)
     on_model(len(models) + 1, len(models) + 1)
     fingerprints = {name: model.fingerprint for name, model in models.items()}
-    return TransferData(splits["ar"], splits["diffusion"], splits.get("untrained"), paired, fingerprints)
+    return TransferData(splits["ar"], splits["diffusion"], splits.get("untrained"), pairs, fingerprints)
+
+
+def same_views(
+    base: Harvest, other: LanguageModel, points: Sequence[HookPoint], seed: int
+) -> tuple[Harvest, dict[HookPoint, Float[Tensor, "pair d_model"]]]:
+    """Returns at most ``MOST_PAIRS`` drawn sites of a harvest, and another model's activations there where it sees just the same."""
+    rows = torch.randperm(len(base.sites), generator=torch.Generator().manual_seed(seed))[:MOST_PAIRS]
+    drawn = base.rows(rows)
+    canvases, row = torch.unique(drawn.sites.seen, dim=0, return_inverse=True)
+    return drawn, activations_at(other, canvases, row, drawn.sites.position, points)
 
 
 def model_entry(model: LanguageModel) -> ModelEntry:
@@ -128,7 +150,7 @@ def model_entry(model: LanguageModel) -> ModelEntry:
 
 def alignment_at(data: TransferData, point: HookPoint, name: str) -> Alignment:
     """Returns the named map from the diffusion twin's activations to the causal twin's, fitted without labels."""
-    return ALIGNMENTS[name](data.diffusion.fit.activations[point], data.paired_ar[point])
+    return ALIGNMENTS[name](data.pairs.diffusion[point], data.pairs.ar[point])
 
 
 def fit_reader(data: TransferData, which: str, concept: Concept, point: HookPoint) -> LinearProbe:
@@ -193,13 +215,13 @@ def _controls(
 
 
 def _moved(
-    x: Float[Tensor, "row d_model"], fit_x: Float[Tensor, "pair d_model"], target: Float[Tensor, "pair d_model"], seed: int
+    x: Float[Tensor, "row d_model"], source: Float[Tensor, "pair d_model"], target: Float[Tensor, "pair d_model"], seed: int
 ) -> dict[str, Float[Tensor, "row d_model"]]:
     """Returns the diffusion twin's activations by the alignment that they were moved with; the affine map also as few pairs give it."""
-    found = {name: fit(fit_x, target)(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
-    order = torch.randperm(len(fit_x), generator=torch.Generator().manual_seed(seed))
-    few = {pairs: order[:pairs] for pairs in PAIRS if pairs < len(fit_x)}
-    return found | {f"affine, {pairs} pairs": ALIGNMENTS["ridge_affine"](fit_x[rows], target[rows])(x) for pairs, rows in few.items()}
+    found = {name: fit(source, target)(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    few = {pairs: order[:pairs] for pairs in PAIRS if pairs < len(source)}
+    return found | {f"affine, {pairs} pairs": ALIGNMENTS["ridge_affine"](source[rows], target[rows])(x) for pairs, rows in few.items()}
 
 
 def _refits(x: Tensor, truth: Bool[Tensor, "row head"], probe: LinearProbe, seed: int, fitted_on: str) -> Probes:
@@ -238,7 +260,7 @@ def transfer_point(
     controls = _controls(data, data.untrained, questions, place, how)
     ar, there, floor = data.ar.test, data.diffusion.test, data.untrained.test
     x, fit_x = there.activations[read_at], data.diffusion.fit.activations[read_at]
-    moved = _moved(x, fit_x, data.paired_ar[point], how.seed)
+    moved = _moved(x, data.pairs.diffusion[read_at], data.pairs.ar[point], how.seed)
     found: list[ProbeEntry] = []
     for question in questions:
         name, truth = question.concept.name, question.truth[TEST]

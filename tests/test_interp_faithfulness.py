@@ -9,7 +9,7 @@ from interp.concepts import CONCEPTS, Sites, labels_of
 from interp.corpus import puzzle_corpus
 from interp.faithfulness import MASK_RATE, Trial, causal_test, make_trial, natural_push
 from interp.harvest import Harvest, harvest
-from interp.transfer import Split, TransferData
+from interp.transfer import Pairs, Split, TransferData
 from models.decoding import Decoding
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
@@ -37,7 +37,9 @@ def data(model: LanguageModel) -> TransferData:
     puzzles = puzzle_corpus(model.task, generate(24, "naked_singles", seed=22))
     points = [resid_post(layer) for layer in range(model.n_layers)]
     found = harvest(model, puzzles, points, sites_per_canvas=10)
-    return TransferData(Split(found, found), Split(found, found), None, found.activations, {"ar": model.fingerprint})
+    return TransferData(
+        Split(found, found), Split(found, found), None, Pairs(found.activations, found.activations), {"ar": model.fingerprint}
+    )
 
 
 def test_a_trial_stops_on_the_way_and_pushes_towards_an_excluded_digit(model: LanguageModel, trial: Trial) -> None:
@@ -64,7 +66,9 @@ def test_the_natural_push_is_the_distance_between_class_means() -> None:
     keep = labels_of(CONCEPT, sites)
     spread = torch.arange(1.0, 10.0)
     found = Harvest(sites, {resid_post(0): keep.float() * spread})
-    push = natural_push(TransferData(Split(found, found), Split(found, found), None, {}, {"ar": "planted:0"}), CONCEPT, resid_post(0))
+    push = natural_push(
+        TransferData(Split(found, found), Split(found, found), None, Pairs({}, {}), {"ar": "planted:0"}), CONCEPT, resid_post(0)
+    )
     for head in range(9):
         on, off = found.activations[resid_post(0)][keep[:, head]], found.activations[resid_post(0)][~keep[:, head]]
         torch.testing.assert_close(push[head], on.mean(0) - off.mean(0), atol=1e-4, rtol=1e-4)

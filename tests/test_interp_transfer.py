@@ -12,7 +12,7 @@ from interp.concepts import CONCEPTS, labels_of
 from interp.corpus import puzzle_corpus
 from interp.harvest import Harvest
 from interp.report import CONTROLS, ProbeEntry, over_all_sites
-from interp.transfer import SHARES, Split, TransferData, Twins, fit_reader, shuffled_weights, transfer_entries
+from interp.transfer import PAIRS, SHARES, Pairs, Split, TransferData, Twins, fit_reader, shuffled_weights, transfer_entries
 from models.hookpoints import resid_post
 from models.load import load
 from models.tasks.sudoku.generator import generate
@@ -43,7 +43,7 @@ def data_with(*, turn: torch.Tensor | None = None, shift: float = 0.0) -> Transf
     ar, there = Split(planted(0), planted(1)), Split(planted(0, turn=turn, shift=shift), planted(1, turn=turn, shift=shift))
     noise = [Harvest(part.sites, {POINT: torch.randn(len(part.sites), D_MODEL)}) for part in (ar.fit, ar.test)]
     fingerprints = {"ar": "ar:0", "diffusion": "diffusion:0", "untrained": "none:0"}
-    return TransferData(ar, there, Split(*noise), ar.fit.activations, fingerprints)
+    return TransferData(ar, there, Split(*noise), Pairs(ar.fit.activations, there.fit.activations), fingerprints)
 
 
 def entries_of(data: TransferData) -> list[ProbeEntry]:
@@ -89,6 +89,8 @@ def test_a_turned_space_is_lost_zero_shot_and_found_by_a_map_without_labels() ->
     for name in ("ridge_affine", "procrustes"):
         assert entry.scores[name].auc.value == pytest.approx(entry.scores["native"].auc.value, abs=0.01), name
         assert entry.kept(name) == pytest.approx(1, abs=0.02)
+    few, more = (entry.scores[f"affine, {pairs} pairs"].auc.value for pairs in PAIRS)
+    assert entry.scores["zero_shot"].auc.value < few < more <= entry.scores["ridge_affine"].auc.value + 0.005
     assert entry.scores["native"].auc.value > 0.95
 
 

@@ -31,7 +31,7 @@ from interp.sweeps.folder import (
 )
 from interp.sweeps.material import material, split_groups
 from interp.sweeps.train import Sweep, at_sites, check_points, gather, plan_sweep
-from interp.transfer import FIT, How, Split, TransferData, questions_of, shuffled_weights, transfer_point
+from interp.transfer import FIT, How, Pairs, Split, TransferData, questions_of, same_views, shuffled_weights, transfer_point
 from models.decoding import Decoding
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
@@ -47,7 +47,6 @@ def move_folder(folder: Path, to: LanguageModel, policy: str | None, layers: str
 
 LAYERS = ("depth", "cka")
 """How the layer is chosen at which the other model is read: the one of the same relative depth, or the most alike."""
-ALIKE_ROWS = 2000
 
 
 def candidates(points: Sequence[HookPoint], source: LanguageModel, to: LanguageModel, layers: str) -> dict[HookPoint, list[HookPoint]]:
@@ -74,7 +73,7 @@ def layer_map(data: TransferData, among: Mapping[HookPoint, Sequence[HookPoint]]
     """Returns where the other model is most like the first one at each hook point: by linear CKA of pairs that nothing is scored on."""
 
     def alike(point: HookPoint, there: HookPoint) -> float:
-        return linear_cka(data.paired_ar[point][:ALIKE_ROWS], data.diffusion.fit.activations[there][:ALIKE_ROWS])
+        return linear_cka(data.pairs.ar[point], data.pairs.diffusion[there])
 
     return {
         point: there[0] if len(there) == 1 else max(there, key=lambda place, point=point: alike(point, place))  # type: ignore[misc]
@@ -229,6 +228,13 @@ def _gather(
         at_sites(floor, fit, diffusion.fit.sites, there.points, tell, f"untrained, seed {seed}"),
         at_sites(floor, test, diffusion.test.sites, there.points, tell, f"untrained, held out, seed {seed}"),
     )
-    paired = at_sites(sweep.model, fit, diffusion.fit.sites, sweep.points, tell, f"pairs, seed {seed}").activations
+    tell(f"pairs, seed {seed}", 0, 1)
+    if to.facts.objective == "causal" != sweep.model.facts.objective:  # what a causal model sees, a masked one can be shown
+        base, seen = same_views(diffusion.fit, sweep.model, sweep.points, seed)
+        pairs = Pairs(seen, base.activations)
+    else:
+        base, seen = same_views(own[0], to, there.points, seed)
+        pairs = Pairs(base.activations, seen)
+    tell(f"pairs, seed {seed}", 1, 1)
     fingerprints = {"ar": sweep.model.fingerprint, "diffusion": to.fingerprint, "untrained": "untrained"}
-    return TransferData(Split(*own), diffusion, untrained, paired, fingerprints), concepts
+    return TransferData(Split(*own), diffusion, untrained, pairs, fingerprints), concepts
