@@ -23,7 +23,7 @@ demo: $(STAMP) ## read the bundled pair of models; results go to runs/demo
 	$(BIN)/denoscope demo --out runs/demo
 
 test: $(STAMP) ## run the tests (without those marked slow or gpu), a file a core
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMP) ## run the tests marked slow
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -101,7 +101,7 @@ KINDS = "choose from prompt, masked, committed, settled"
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
-        (["reader: [logistic]"], ["line 7: unknown field 'reader'; choose from model, corpus, concepts, readers, points"]),
+        (["reader: [logistic]"], ["line 7: unknown field 'reader'; choose from model, corpus, concepts, readers, l2, points"]),
         (["corpus: {exmples: 20}"], ["line 2: unknown field 'corpus.exmples'; choose from examples, files, labels, contrast, limit"]),
         (["canvases: {polices: random}"], ["unknown field 'canvases.polices'; choose from mask_rates, corrupt, policy, every"]),
         (["corpus: {examples: many}"], ["line 2: corpus.examples: Input should be a valid integer", "it is 'many'"]),
@@ -240,7 +240,8 @@ def stopped(arguments: list[object], how: signal.Signals, call: int, marker: Pat
     """Stops a command in the middle of its ``call``-th hook point, with its probes on disk."""
     code = PAUSED.format(marker=str(marker), call=call)
     command = [sys.executable, "-c", code, "probe", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums over two threads round differently
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread) as process:
         waited = time.monotonic()
         while not marker.exists():
             assert process.poll() is None, process.communicate()
