@@ -37,7 +37,7 @@ def demo(
     target: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/demo"),
     seed: Seed = 0,
 ) -> None:
-    """Walk the whole road on the bundled pair, in about three minutes, and write a page to open.
+    """Walk the whole road on the bundled pair, in three to five minutes, and write a page to open.
 
     Harvest, probes and an SAE on the causal twin, transfer to the diffusion twin, denoising of unseen boards, the pseudo chain of thought
     and its causal test. Writes `report.json`, `reading.jsonl`, `trace.zarr`, `readers/`, `sae/` and `index.html`.
