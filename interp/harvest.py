@@ -76,6 +76,40 @@ def activations_at(
     return found
 
 
+ALL = "all"
+"""In place of the name of a hook point: every one that is read with no library."""
+
+
+def points_of(model: LanguageModel, names: Sequence[str]) -> tuple[HookPoint, ...]:
+    """Returns hook points by name; a component alone is that of every layer, ``all`` is every one that is read with no library.
+
+    Raises:
+        HookPointError: Where the model lacks one, or one is not of the width of the residual stream.
+    """
+    points: dict[HookPoint, None] = {}
+    for name in names:
+        if name == ALL:
+            points |= dict.fromkeys(model.plain_points)
+            continue
+        try:
+            one = HookPoint.parse(name)
+        except HookPointError:
+            known = model.plain_points[-1]
+            said = f"one is such as {known}, {known.component} for every layer's, or {ALL}"
+            raise HookPointError(f"{name!r} names no hook point; {said}") from None
+        every = [HookPoint(layer, name) for layer in range(model.n_layers)] if one.layer is None else [one]
+        known_points = model.plain_points if {one, *every} & set(model.plain_points) else model.hook_points
+        points |= dict.fromkeys([one] if one in known_points else every)
+    check_points(model, tuple(points))
+    return tuple(points)
+
+
+def check_points(model: LanguageModel, points: Sequence[HookPoint]) -> None:
+    """Raises HookPointError where a model lacks a hook point, or one is not of the width of its residual stream."""
+    two = torch.zeros(1, 2, dtype=torch.long)
+    activations_at(model, two, two[0, :1], two[0, 1:] + 1, points)
+
+
 def _check_finite(found: dict[HookPoint, Tensor], dtype: torch.dtype) -> None:
     """Raises HarvestError where half precision could not hold a number."""
     broken = [str(point) for point, values in found.items() if dtype == torch.float16 and not torch.isfinite(values).all()]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from models.numerals import number, whole
-from models.trajectory import TrajectoryError
+from models.trajectory_store import TrajectoryError
 from models.turn import Option, PolicyError
 from models.unmasking import POLICIES, policy_options, resolve_policy
 

@@ -22,7 +22,8 @@ from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.prompt import PromptError, check_prompts, identities, padded
 from models.recorder import Record, Recorder, capture, forms
-from models.trajectory import CLOCKS, SURGERY, Trajectory, TrajectoryError, TrajectoryStream, writing
+from models.trajectory import SURGERY, Trajectory
+from models.trajectory_store import CLOCKS, TrajectoryError, TrajectoryStream, writing
 from models.turn import Move, PolicyError, Scores, Turn
 from models.unmasking import POLICIES
 

@@ -16,7 +16,8 @@ from models.backends import Edit
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.numerals import whole, wholes
-from models.trajectory import CHANNEL, CLOCKS, FORMAT_VERSION, SPOKEN, State, Trajectory, TrajectoryError, TrajectoryStream
+from models.trajectory import State, Trajectory
+from models.trajectory_store import CHANNEL, CLOCKS, FORMAT_VERSION, SPOKEN, TrajectoryError, TrajectoryStream
 
 FLUSHED_STEPS = 32
 """Steps held in memory before they are written to the store."""

@@ -20,7 +20,8 @@ from models.language_model import LanguageModel
 from models.numerals import GREATEST, whole, wholes
 from models.prompt import check_tokens
 from models.recorder import Record, Recorder, check_point
-from models.trajectory import SURGERY, State, Trajectory, TrajectoryError
+from models.trajectory import SURGERY, State, Trajectory
+from models.trajectory_store import TrajectoryError
 from models.turn import PolicyError
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.recorder import Recorder
-from models.trajectory import Trajectory, TrajectoryError
+from models.trajectory import Trajectory
+from models.trajectory_store import TrajectoryError
 
 LLADA_MASK_TOKEN_ID = 126336
 """The mask token of LLaDA, which all public files of Prophet's are of; they do not say it."""

@@ -5,23 +5,20 @@ All move activations within a subspace of low rank and keep their mean.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probes.errors import FORMAT_VERSION, ProbeError, check_fitted_on, read_config
+from probes.artefact import read_artefact, write_artefact
+from probes.errors import ProbeError
 from probes.linear import fit_logistic, log_loss
 from probes.moments import Chunk, Chunks, Moments, gather
 
 ARTEFACT = "eraser"
-WEIGHTS_NAME = "model.safetensors"
 ROWS_AT_ONCE = 65_536
 """Rows whose covariances are added at once."""
 TOLERANCE = 1e-6
@@ -216,16 +213,7 @@ def fit_random(
 
 def save_eraser(eraser: Eraser, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``config.json``, making the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: getattr(eraser, name).contiguous() for name in ("left", "right", "mean")}, folder / WEIGHTS_NAME)
-    config = {
-        "artefact": ARTEFACT,
-        "format_version": FORMAT_VERSION,
-        "kind": eraser.kind,
-        "fitted_on": eraser.fitted_on,
-        "heads": list(eraser.heads),
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_artefact(folder, ARTEFACT, eraser, {"left": eraser.left, "right": eraser.right, "mean": eraser.mean})
 
 
 def load_eraser(folder: Path, fitted_on: str | None = None) -> Eraser:
@@ -238,15 +226,7 @@ def load_eraser(folder: Path, fitted_on: str | None = None) -> Eraser:
     Raises:
         ProbeError: Where the folder holds no whole eraser, or one fitted on something else (both are named).
     """
-    config = read_config(folder, ARTEFACT)
-    try:
-        tensors = load_file(folder / WEIGHTS_NAME)
-        parts = (tensors["left"], tensors["right"], tensors["mean"])
-        eraser = Eraser(*parts, tuple(config["heads"]), config["kind"], config["fitted_on"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ProbeError(f"{folder} holds no whole {ARTEFACT} ({type(error).__name__}: {error})") from None
-    check_fitted_on(eraser.fitted_on, fitted_on, folder)
-    return eraser
+    return Eraser(**read_artefact(folder, ARTEFACT, ("left", "right", "mean"), fitted_on=fitted_on))
 
 
 ERASERS: dict[str, Callable[..., Eraser]] = {"leace": fit_leace, "inlp": fit_inlp, "random": fit_random}

@@ -6,24 +6,21 @@ no hyperparameter and tends to name directions that also act when they are added
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from probes.errors import FORMAT_VERSION, ProbeError, check_fitted_on, read_config
+from probes.artefact import read_artefact, write_artefact
+from probes.errors import ProbeError
 from probes.logistic import Link, Regression, Rows, principal_axes
 from probes.moments import ROWS_AT_ONCE, Chunks, Moments, checked, gather
 
 ARTEFACT = "linear-probe"
-WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,17 +192,7 @@ def fit_mass_mean(
 
 def save_probe(probe: LinearProbe, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``config.json``, making the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": probe.weight.contiguous(), "bias": probe.bias.contiguous()}, folder / WEIGHTS_NAME)
-    config = {
-        "artefact": ARTEFACT,
-        "format_version": FORMAT_VERSION,
-        "kind": probe.kind,
-        "link": probe.link,
-        "fitted_on": probe.fitted_on,
-        "heads": list(probe.heads),
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_artefact(folder, ARTEFACT, probe, {"weight": probe.weight, "bias": probe.bias}, link=probe.link)
 
 
 def load_probe(folder: Path, fitted_on: str | None = None) -> LinearProbe:
@@ -218,11 +205,4 @@ def load_probe(folder: Path, fitted_on: str | None = None) -> LinearProbe:
     Raises:
         ProbeError: Where the folder holds no whole probe, or one fitted on something else (both are named).
     """
-    config = read_config(folder, ARTEFACT)
-    try:
-        tensors = load_file(folder / WEIGHTS_NAME)
-        probe = LinearProbe(tensors["weight"], tensors["bias"], tuple(config["heads"]), config["kind"], config["fitted_on"], config["link"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ProbeError(f"{folder} holds no whole {ARTEFACT} ({type(error).__name__}: {error})") from None
-    check_fitted_on(probe.fitted_on, fitted_on, folder)
-    return probe
+    return LinearProbe(**read_artefact(folder, ARTEFACT, ("weight", "bias"), "link", fitted_on=fitted_on))

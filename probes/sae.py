@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.errors import ProbeError, check_finite, check_fitted_on
+from probes.artefact import check_fitted_on
+from probes.errors import ProbeError, check_finite
 
 if TYPE_CHECKING:
     from sae_lens import SAE, TopKSAE, TopKTrainingSAE

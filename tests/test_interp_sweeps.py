@@ -16,7 +16,7 @@ from interp.boards import mixed_boards
 from interp.canvases import MASK_RATES
 from interp.concepts import CONCEPTS, labels_of
 from interp.corpus import puzzle_corpus
-from interp.harvest import harvest
+from interp.harvest import harvest, points_of
 from interp.report import CEILING, CONTROLS, ProbeEntry, over_all_sites
 from interp.scoring import ScoringError, rate_bin
 from interp.sweeps import train as training
@@ -26,7 +26,7 @@ from interp.sweeps.folder import RESULTS, finished, open_run, probe_folder, read
 from interp.sweeps.material import split_groups
 from interp.sweeps.move import candidates, move, move_folder
 from interp.sweeps.summary import best
-from interp.sweeps.train import plan_sweep, points_of, train
+from interp.sweeps.train import plan_sweep, train
 from interp.transfer import PAIRS, SHARES
 from models.hookpoints import HookPoint, HookPointError, resid_post
 from models.language_model import LanguageModel
@@ -399,9 +399,10 @@ def test_hook_points_are_named_whole_or_for_every_layer(tiny_model: Callable[...
     model = tiny_model()
     assert points_of(model, ["hook_resid_post"]) == (resid_post(0), resid_post(1))
     assert points_of(model, ["blocks.1.hook_resid_post", "hook_resid_post"]) == (resid_post(1), resid_post(0))
+    assert set(points_of(model, ["all"])) == set(model.plain_points) > set(points_of(model, ["hook_resid_post"]))
     for name, said in (
         ("blocks.9.hook_resid_post", "no such hook points"),
-        ("blocks.x", "'blocks.x' names no hook point; one is such as blocks.1.hook_resid_post, or hook_resid_post for every layer's"),
+        ("blocks.x", "'blocks.x' names no hook point; one is such as blocks.1.hook_resid_post, hook_resid_post for every layer's, or all"),
     ):
         with pytest.raises(HookPointError, match=said):
             points_of(model, [name])

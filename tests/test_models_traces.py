@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from models.recorder import Recorder
 from models.traces import LLADA_MASK_TOKEN_ID, from_token_histories, load_trace
-from models.trajectory import State, Trajectory, TrajectoryError
+from models.trajectory import State, Trajectory
+from models.trajectory_store import TrajectoryError
 
 M = 9
 L = LLADA_MASK_TOKEN_ID

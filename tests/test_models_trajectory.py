@@ -11,7 +11,8 @@ import xarray as xr
 import zarr
 
 from models.recorder import Recorder
-from models.trajectory import State, Trajectory, TrajectoryError
+from models.trajectory import State, Trajectory
+from models.trajectory_store import TrajectoryError
 
 M = 11
 ATTRIBUTES = {"model": "m", "fingerprint": "m:0", "task": "sudoku", "policy": "by hand", "options": "{}", "seed": 0}

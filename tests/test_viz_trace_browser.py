@@ -18,7 +18,8 @@ from interp.viz.trace_page import TracePage, show
 from models.recorder import Recorder
 from models.tasks import TASKS
 from models.tasks.sudoku.generator import generate
-from models.trajectory import CHANNEL, State, Trajectory
+from models.trajectory import State, Trajectory
+from models.trajectory_store import CHANNEL
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

@@ -25,7 +25,8 @@ from interp.viz.trace_page import TracePage, _quantised, render_trace_view, show
 from interp.viz.trace_view import MOST_FEATURES, MOST_SAMPLES, ViewError, shown_samples, spelling, trace_view
 from models.recorder import Recorder
 from models.tasks import TASKS
-from models.trajectory import CHANNEL, State, Trajectory
+from models.trajectory import State, Trajectory
+from models.trajectory_store import CHANNEL
 
 ATTACK = "</script><img src=x onerror=window.broken=1>"
 MASK = 4

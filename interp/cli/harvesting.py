@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from interp.canvases import Source
     from interp.concepts import Kind
     from interp.corpus import Corpus
-    from models.hookpoints import HookPoint
     from models.language_model import LanguageModel
 
 EXAMPLES = 1000
@@ -30,22 +29,6 @@ class _Dtype(StrEnum):
 class _Split(StrEnum):
     TEST = "test"
     TRAIN = "train"
-
-
-def _points(model: LanguageModel, names: list[str] | None) -> list[HookPoint]:
-    """Returns hook points by name; ``resid_post`` is that of every block, ``all`` is every point that needs no library."""
-    from models.hookpoints import HookPoint, HookPointError, resid_post
-
-    several = {"all": list(model.plain_points), "resid_post": [resid_post(layer) for layer in range(model.n_layers)]}
-    found: dict[HookPoint, None] = {}
-    for name in names or ("resid_post",):
-        try:
-            found |= dict.fromkeys(several.get(name) or [HookPoint.parse(name)])
-        except HookPointError:
-            raise OutputError(
-                f"--points is {name!r}; choose from {', '.join(several)}, or a name such as {model.plain_points[-1]}"
-            ) from None
-    return list(found)
 
 
 def _kinds(names: list[str] | None) -> list[Kind]:
@@ -101,7 +84,7 @@ def harvest(
     target: Annotated[Path, typer.Option("--out", help="Folder for the shards; one that was begun by the same command is gone on with.")],
     points: Annotated[
         list[str] | None,
-        typer.Option(help="`resid_post` (every block's, the default), `all`, or a name such as `blocks.3.hook_resid_post`; repeat it."),
+        typer.Option(help="`hook_resid_post` (every block's, the default), `all`, or one such as `blocks.3.hook_resid_post`. Repeat it."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="So many boards or stories, at most.")] = EXAMPLES,
     puzzles: Annotated[Path | None, typer.Option(help="A file of puzzles; without, boards are generated that no training sees.")] = None,
@@ -129,6 +112,7 @@ def harvest(
 
     Example: `denoscope harvest sudoku-diffusion --out runs/harvest --examples 5000 --points all --kinds masked --kinds settled`
     """
+    from interp.harvest import points_of
     from interp.store import harvest_to
     from models.load import load
 
@@ -136,7 +120,7 @@ def harvest(
     loaded = load(model)
     masked = {"mask-rates": mask_rates or None, "corrupt": corrupt}
     source = _source(loaded, masked, {"policy": policy, "set": settings or None, "steps": steps, "every": every}, run=decoded, seed=seed)
-    wanted = _points(loaded, points)
+    wanted = points_of(loaded, points or ["hook_resid_post"])
     with progress_bars() as tell:
         try:
             stored = harvest_to(

@@ -128,7 +128,7 @@ def trace(
     from models.left_to_right import write_left_to_right
     from models.recorder import Record
     from models.tasks import PuzzleTask, text_task
-    from models.trajectory import check_free
+    from models.trajectory_store import check_free
 
     check_free(target)
     if (prompt is None) == (prompts is None):

@@ -12,6 +12,7 @@ import torch
 from interp.canvases import check_source
 from interp.concepts import Concept
 from interp.corpus import Corpus
+from interp.harvest import check_points
 from interp.report import ProbeEntry
 from interp.scoring import Penalties, Probes, Question, input_only, reads
 from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError, kinds_of
@@ -30,7 +31,7 @@ from interp.sweeps.folder import (
     write_results,
 )
 from interp.sweeps.material import material, split_groups
-from interp.sweeps.train import Sweep, at_sites, check_points, gather, plan_sweep
+from interp.sweeps.train import Sweep, at_sites, gather, plan_sweep
 from interp.transfer import FIT, How, Pairs, Split, TransferData, questions_of, same_views, shuffled_weights, transfer_point
 from models.decoding import Decoding
 from models.hookpoints import HookPoint

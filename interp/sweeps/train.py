@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.canvases import check_source
 from interp.concepts import Concept, Sites
 from interp.corpus import Corpus
-from interp.harvest import Harvest, activations_at, harvest
+from interp.harvest import Harvest, activations_at, harvest, points_of
 from interp.report import ProbeEntry
 from interp.scoring import (
     EXCLUSIVE_ONLY,
@@ -34,7 +34,7 @@ from interp.sweeps.config import SettingError, SweepConfig, of_setting
 from interp.sweeps.folder import Run, Tell, begin, contents_of, finished, probe_folder, unit, write_entries, write_results
 from interp.sweeps.material import concepts_of, corpus_of, material, split_groups
 from interp.transfer import Split, shuffled_weights
-from models.hookpoints import HookPoint, HookPointError
+from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.load import load
 from probes.controls import shuffle_labels
@@ -57,32 +57,6 @@ class Sweep:
     def run(self) -> Run:
         """What its folder is of."""
         return Run(config=self.config, model=self.model.name, fingerprint=self.model.fingerprint, contents=contents_of(self.config.corpus))
-
-
-def points_of(model: LanguageModel, names: Sequence[str]) -> tuple[HookPoint, ...]:
-    """Returns hook points by name; a component alone is that of every layer.
-
-    Raises:
-        HookPointError: Where the model lacks one, or one is not of the width of the residual stream.
-    """
-    points: dict[HookPoint, None] = {}
-    for name in names:
-        try:
-            one = HookPoint.parse(name)
-        except HookPointError:
-            known = model.plain_points[-1]
-            raise HookPointError(f"{name!r} names no hook point; one is such as {known}, or {known.component} for every layer's") from None
-        every = [HookPoint(layer, name) for layer in range(model.n_layers)] if one.layer is None else [one]
-        known_points = model.plain_points if {one, *every} & set(model.plain_points) else model.hook_points
-        points |= dict.fromkeys([one] if one in known_points else every)
-    check_points(model, tuple(points))
-    return tuple(points)
-
-
-def check_points(model: LanguageModel, points: Sequence[HookPoint]) -> None:
-    """Raises HookPointError where a model lacks a hook point, or one is not of the width of its residual stream."""
-    two = torch.zeros(1, 2, dtype=torch.long)
-    activations_at(model, two, two[0, :1], two[0, 1:] + 1, points)
 
 
 def plan_sweep(config: SweepConfig) -> Sweep:

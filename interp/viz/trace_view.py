@@ -14,7 +14,8 @@ from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 from models.tasks import TASKS
 from models.tasks.sudoku.board import N_CELLS
 from models.tasks.sudoku.task import SOLUTION, SUDOKU
-from models.trajectory import SPOKEN, Trajectory
+from models.trajectory import Trajectory
+from models.trajectory_store import SPOKEN
 
 MOST_SAMPLES = 16
 MOST_CELLS = 2**19
