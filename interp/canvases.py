@@ -231,6 +231,19 @@ def default_source(model: LanguageModel) -> Source:
     return Masked() if model.facts.objective == "masked" else Whole()
 
 
+def kinds_of(names: Sequence[str]) -> tuple[Kind, ...]:
+    """Returns kinds of positions by name.
+
+    Raises:
+        CanvasError: On an unknown one, naming all.
+    """
+    choices = {kind.name.lower(): kind for kind in Kind}
+    wrong = [name for name in names if name not in choices]
+    if wrong:
+        raise CanvasError(f"unknown kind of position {wrong[0]!r}; choose from {', '.join(choices)}")
+    return tuple(choices[name] for name in dict.fromkeys(names))
+
+
 def check_source(model: LanguageModel, source: Source, kinds: Sequence[Kind], corpus: Corpus) -> None:
     """Raises CanvasError where a model cannot be shown such canvases, or there are no sequences, or no positions of a kind."""
     if not len(corpus):

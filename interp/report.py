@@ -85,7 +85,7 @@ class ProbeEntry(Entry):
     sites: int = Field(description="Places scored; the independent units are in every estimate's n.")
     scores: dict[str, Scores] = Field(
         description="`source`: fitted and scored on the first model. `zero_shot`: the same probe on the other model, as it is; under the "
-        "name of an alignment: on the other model's activations, moved without labels (`affine, 100 pairs`: by a map fitted on so few). "
+        "name of an alignment: on the other model's activations, moved without labels (`affine 100 pairs`: by a map fitted on so few). "
         "`refit 1.0%`: adjusted there with so many labels. "
         "`native`, the ceiling: fitted there with all. Floors: `shuffled`, fitted with labels of other rows; `untrained`, fitted and "
         "scored on a network of shuffled weights. Baseline: `input_only`, a logistic reader given visible tokens and no network."

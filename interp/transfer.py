@@ -221,7 +221,7 @@ def _moved(
     found = {name: fit(source, target)(x) for name, fit in ALIGNMENTS.items() if name != "identity"}
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     few = {pairs: order[:pairs] for pairs in PAIRS if pairs < len(source)}
-    return found | {f"affine, {pairs} pairs": ALIGNMENTS["ridge_affine"](source[rows], target[rows])(x) for pairs, rows in few.items()}
+    return found | {f"affine {pairs} pairs": ALIGNMENTS["ridge_affine"](source[rows], target[rows])(x) for pairs, rows in few.items()}
 
 
 def _refits(x: Tensor, truth: Bool[Tensor, "row head"], probe: LinearProbe, seed: int, fitted_on: str) -> Probes:

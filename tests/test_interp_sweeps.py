@@ -216,7 +216,7 @@ def test_at_home_every_way_of_moving_is_the_same(run: Path) -> None:
 
 def test_every_way_of_moving_stands_between_controls_and_ceiling(moved: list[ProbeEntry]) -> None:
     """Refits need heads that are independent."""
-    ways = {"source", "zero_shot", *(set(ALIGNMENTS) - {"identity"}), f"affine, {PAIRS[0]} pairs", CEILING, *CONTROLS}
+    ways = {"source", "zero_shot", *(set(ALIGNMENTS) - {"identity"}), f"affine {PAIRS[0]} pairs", CEILING, *CONTROLS}
     refits = {f"refit {share:.1%}" for share in SHARES}
     whole = over_all_sites(moved)
     assert [(one.concept, one.reader) for one in whole] == [("digit", "logistic"), ("digit", "multinomial")]

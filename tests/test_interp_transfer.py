@@ -89,7 +89,7 @@ def test_a_turned_space_is_lost_zero_shot_and_found_by_a_map_without_labels() ->
     for name in ("ridge_affine", "procrustes"):
         assert entry.scores[name].auc.value == pytest.approx(entry.scores["native"].auc.value, abs=0.01), name
         assert entry.kept(name) == pytest.approx(1, abs=0.02)
-    few, more = (entry.scores[f"affine, {pairs} pairs"].auc.value for pairs in PAIRS)
+    few, more = (entry.scores[f"affine {pairs} pairs"].auc.value for pairs in PAIRS)
     assert entry.scores["zero_shot"].auc.value < few < more <= entry.scores["ridge_affine"].auc.value + 0.005
     assert entry.scores["native"].auc.value > 0.95
 

@@ -21,7 +21,7 @@ from interp.report import (
     over_all_sites,
 )
 from interp.viz.board_trace import BoardStep, BoardTrace
-from interp.viz.figures import FAITHFULNESS_PANELS, PROBE_SERIES, REPORT_FIGURES, confidence_figure, mask_rate_figure, probe_transfer_figure
+from interp.viz.figures import DRAWN, FAITHFULNESS_PANELS, REPORT_FIGURES, confidence_figure, mask_rate_figure, probe_transfer_figure
 from interp.viz.tables import report_tables
 
 RATES = ("0.1", "0.3", "0.5", "0.7", "0.9")
@@ -123,10 +123,11 @@ def report() -> Report:
 
 
 def check_line(trace: Any, estimates: list[Estimate]) -> None:
-    assert list(trace.y) == [estimate.value for estimate in estimates]
-    assert [list(bounds) for bounds in trace.customdata] == [[estimate.low, estimate.high, estimate.n] for estimate in estimates]
-    assert list(trace.error_y.array) == pytest.approx([estimate.high - estimate.value for estimate in estimates])
-    assert list(trace.error_y.arrayminus) == pytest.approx([estimate.value - estimate.low for estimate in estimates])
+    assert list(trace.y) == pytest.approx([estimate.value for estimate in estimates], abs=1e-4)
+    bounds = [[estimate.low, estimate.high, estimate.n] for estimate in estimates]
+    assert [list(shown) for shown in trace.customdata] == [pytest.approx(one, abs=1e-4) for one in bounds]
+    assert list(trace.error_y.array) == pytest.approx([estimate.high - estimate.value for estimate in estimates], abs=2e-4)
+    assert list(trace.error_y.arrayminus) == pytest.approx([estimate.value - estimate.low for estimate in estimates], abs=2e-4)
 
 
 @pytest.mark.parametrize("name", REPORT_FIGURES)
@@ -145,32 +146,35 @@ def test_probe_figure_draws_each_score_in_order_of_layer(report: Report) -> None
     figure = probe_transfer_figure(report.probes)
     whole = over_all_sites(report.probes)
     concepts = list(dict.fromkeys(entry.concept for entry in whole))
-    assert len(figure.data) == len(concepts) * len(PROBE_SERIES)
+    assert len(figure.data) == len(concepts) * len(DRAWN)
     for index, trace in enumerate(figure.data):
-        entries = sorted((e for e in whole if e.concept == concepts[index // len(PROBE_SERIES)]), key=lambda e: e.layer)
+        entries = sorted((e for e in whole if e.concept == concepts[index // len(DRAWN)]), key=lambda e: e.layer)
         assert list(trace.x) == [entry.layer for entry in entries]
         check_line(trace, [entry.scores[trace.meta].auc for entry in entries])
-    assert sum(bool(trace.showlegend) for trace in figure.data) == len(PROBE_SERIES)
-
-
-def test_probe_lines_differ_without_colour() -> None:
-    assert len({(series.dash, series.symbol) for series in PROBE_SERIES}) == len(PROBE_SERIES)
+    assert sum(bool(trace.showlegend) for trace in figure.data) == len(DRAWN)
 
 
 def test_two_components_of_one_layer_get_panels_of_their_own(report: Report) -> None:
     entry = report.probes[0]
     other = entry.model_copy(update={"hook_point": f"blocks.{entry.layer}.hook_mlp_out"})
     titles = [note.text for note in probe_transfer_figure([entry, other]).layout.annotations]
-    assert titles == ["candidate, hook_resid_post", "candidate, hook_mlp_out"]
+    assert titles == ["candidate, hook resid post", "candidate, hook mlp out"]
 
 
 def test_mask_rate_figure_draws_each_score(report: Report) -> None:
     figure = mask_rate_figure(report.probes)
     for concept, trace in zip(("candidate", "naked_single", "box_has_digit"), figure.data, strict=True):
         entries = sorted((entry for entry in report.probes if entry.concept == concept), key=lambda entry: entry.layer)
-        assert list(trace.x) == ["10 %", "30 %", "50 %", "70 %", "90 %"]
         scores = {(entry.layer, entry.mask_rate): entry.scores["zero_shot"].auc.value for entry in entries}
-        assert [list(row) for row in trace.z] == [[scores[layer, float(rate)] for rate in RATES] for layer in (0, 2, 4)]
+        expected = [[scores[layer, float(rate)] for rate in RATES] for layer in (4, 2, 0)]
+        assert [list(row) for row in trace.z] == [pytest.approx(row, abs=1e-4) for row in expected]
+    assert list(figure.layout.xaxis.ticktext) == ["10 %", "30 %", "50 %", "70 %", "90 %"]
+
+
+def test_a_slice_without_a_score_is_left_blank(report: Report) -> None:
+    missing = next(entry for entry in report.probes if entry.layer == 2 and entry.mask_rate == 0.3)
+    figure = mask_rate_figure([entry for entry in report.probes if entry is not missing])
+    assert [value is None for row in figure.data[0].z for value in row].count(True) == 1
 
 
 def test_sae_figure_draws_floor_and_ceiling(report: Report) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
-from interp.report import CONTROLS, Estimate, ProbeEntry, Scores
+from interp.report import CEILING, CONTROLS, Estimate, ProbeEntry, Scores
 from interp.sweeps.config import CorpusConfig, SweepConfig, SweepError
 from interp.sweeps.folder import MOVED, RUN, Run, write_entries
 from interp.viz.page import write_page
@@ -163,6 +163,13 @@ def test_floors_are_grey_and_the_ceiling_is_green_and_lines_differ_without_colou
     assert [series[name].color for name in ("shuffled", "untrained", "native")] == ["#8a8f98", "#8a8f98", "#009e73"]
     assert len({(one.dash, one.symbol) for one in series.values()}) == len(MOVE_SPANS)
     assert len({one.label for one in series.values()}) == len(MOVE_SPANS)
+
+
+def test_no_two_lines_look_alike() -> None:
+    names = {"source", "zero_shot", "ridge_affine", "affine 100 pairs", "affine 1000 pairs", "refit 0.1%", "refit 1.0%", *CONTROLS, CEILING}
+    series = looks(names)
+    assert {one.field for one in series} == names
+    assert len({(one.color, one.dash, one.symbol) for one in series}) == len(names)
 
 
 def test_modes_go_from_as_it_is_over_aligned_and_refitted_to_the_ceiling_and_the_floors() -> None:

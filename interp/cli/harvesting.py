@@ -14,7 +14,6 @@ from interp.cli.running import Model
 
 if TYPE_CHECKING:
     from interp.canvases import Source
-    from interp.concepts import Kind
     from interp.corpus import Corpus
     from models.language_model import LanguageModel
 
@@ -29,16 +28,6 @@ class _Dtype(StrEnum):
 class _Split(StrEnum):
     TEST = "test"
     TRAIN = "train"
-
-
-def _kinds(names: list[str] | None) -> list[Kind]:
-    from interp.concepts import Kind
-
-    choices = {kind.name.lower(): kind for kind in Kind}
-    unknown = [name for name in names or () if name not in choices]
-    if unknown:
-        raise OutputError(f"unknown kind {unknown[0]!r}; choose from {', '.join(choices)}")
-    return [choices[name] for name in dict.fromkeys(names or ("masked",))]
 
 
 def _corpus(model: LanguageModel, puzzles: Path | None, files: list[Path] | None, split: str | None, examples: int, seed: int) -> Corpus:
@@ -112,11 +101,12 @@ def harvest(
 
     Example: `denoscope harvest sudoku-diffusion --out runs/harvest --examples 5000 --points all --kinds masked --kinds settled`
     """
+    from interp.canvases import kinds_of
     from interp.harvest import points_of
     from interp.store import harvest_to
     from models.load import load
 
-    kept = _kinds(kinds)
+    kept = kinds_of(kinds or ["masked"])
     loaded = load(model)
     masked = {"mask-rates": mask_rates or None, "corrupt": corrupt}
     source = _source(loaded, masked, {"policy": policy, "set": settings or None, "steps": steps, "every": every}, run=decoded, seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
-from interp.canvases import MASK_RATES, Decoded, Masked, Source, Whole
+from interp.canvases import MASK_RATES, Decoded, Masked, Source, Whole, kinds_of
 from interp.concepts import Kind
 from models.decoding import Decoding
 from models.language_model import LanguageModel
@@ -44,19 +44,6 @@ def of_setting(field: str) -> Iterator[None]:
         if type(error).__module__.split(".")[0] not in ("models", "probes", "interp"):
             raise  # a defect, which keeps its traceback
         raise SettingError(field, str(error)) from None
-
-
-def kinds_of(names: Sequence[str]) -> tuple[Kind, ...]:
-    """Returns kinds of positions by name.
-
-    Raises:
-        SweepError: On an unknown one, naming all.
-    """
-    choices = {kind.name.lower(): kind for kind in Kind}
-    wrong = [name for name in names if name not in choices]
-    if wrong:
-        raise SweepError(f"unknown kind of position {wrong[0]!r}; choose from {', '.join(choices)}")
-    return tuple(choices[name] for name in dict.fromkeys(names))
 
 
 class _Part(BaseModel):

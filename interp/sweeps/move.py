@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from interp.canvases import check_source
+from interp.canvases import check_source, kinds_of
 from interp.concepts import Concept
 from interp.corpus import Corpus
 from interp.harvest import check_points
 from interp.report import ProbeEntry
 from interp.scoring import Penalties, Probes, Question, input_only, reads
-from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError, kinds_of
+from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError
 from interp.sweeps.folder import (
     MOVED,
     Run,

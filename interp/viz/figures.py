@@ -5,103 +5,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import plotly.graph_objects as go
 from plotly.graph_objects import Figure
 
-from interp.report import FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores, over_all_sites
+from interp.report import CEILING, CONTROLS, FaithfulnessEntry, ProbeEntry, Report, SaeEntry, SaeScores, over_all_sites
 from interp.viz.board_trace import BoardTrace
-from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series, add_line, bounds, finish, small_multiples
+from interp.viz.probe_grids import AUC_COLORS, Grid, auc_cell, grids_figure
+from interp.viz.probe_lines import layers_figure
+from interp.viz.probe_scores import looks, plain, pooled
+from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series, add_line, finish, small_multiples
 from models.tasks.sudoku.board import cell_name
 
 LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LAYER_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 
-PROBE_SERIES = (
-    Series("source", "causal twin (where it was fitted)", BLUE, "solid", "circle"),
-    Series("zero_shot", "diffusion twin, zero-shot", VERMILION, "solid", "square", 3.0),
-    Series("mean_shift", "diffusion, mean moved", ORANGE, "dash", "diamond"),
-    Series("ridge_affine", "diffusion, affine map", PURPLE, "dashdot", "triangle-up"),
-    Series("native", "ceiling: fitted on diffusion", GREEN, "longdash", "star"),
-    Series("input_only", "baseline: visible peers only", SKY, "longdashdot", "cross"),
-    Series("untrained", "floor: untrained network", GREY, "dash", "x"),
-    Series("shuffled", "floor: shuffled labels", GREY, "dot", "circle-open"),
-)
+DRAWN = ("source", "zero_shot", "mean_shift", "ridge_affine", CEILING, *CONTROLS)
+"""The scores of probes that are drawn."""
 
 
 def _rate(rate: str | float) -> str:
     return f"{100 * float(rate):g} %"
 
 
-def _panels(probes: Sequence[ProbeEntry]) -> dict[str, list[ProbeEntry]]:
+def _panels(probes: Iterable[ProbeEntry]) -> dict[str, list[ProbeEntry]]:
     """Returns the entries by concept, by concept and component where several components were read, each ordered by layer."""
-    if not probes:
+    found = sorted(probes, key=lambda entry: entry.layer)
+    if not found:
         raise ValueError("no probe entries; a probe figure needs at least one")
-    several = len({entry.hook_point.split(".")[-1] for entry in probes}) > 1
+    several = len({entry.hook_point.split(".")[-1] for entry in found}) > 1
     panels: dict[str, list[ProbeEntry]] = {}
-    for entry in sorted(probes, key=lambda entry: entry.layer):
-        name = entry.concept.replace("_", " ")
-        panels.setdefault(f"{name}, {entry.hook_point.split('.')[-1]}" if several else name, []).append(entry)
+    for entry in found:
+        panels.setdefault(f"{entry.concept}, {entry.hook_point.split('.')[-1]}" if several else entry.concept, []).append(entry)
     return panels
 
 
-def probe_transfer_figure(probes: Sequence[ProbeEntry]) -> Figure:
+def probe_transfer_figure(probes: Iterable[ProbeEntry]) -> Figure:
     """Returns one panel a concept: AUC by layer of the moved probe, between its floors and its ceiling."""
-    panels = _panels(over_all_sites(probes))
-    figure, places = small_multiples(list(panels))
-    for place, entries in zip(places, panels.values(), strict=True):
-        for series in PROBE_SERIES:
-            estimates = [entry.scores[series.field].auc for entry in entries]
-            add_line(figure, place, [float(entry.layer) for entry in entries], estimates, series, "layer %{x}: AUC")
-    values = [entry.scores[series.field].auc.low for entries in panels.values() for entry in entries for series in PROBE_SERIES]
-    figure.update_xaxes(dtick=1, title_text="layer")
-    figure.update_yaxes(range=[min(0.45, *values) - 0.02, 1.02])
-    figure.update_yaxes(title_text="AUC, mean over heads", col=1)
+    panels = {name: {entry.layer: [entry] for entry in entries} for name, entries in _panels(over_all_sites(probes)).items()}
     caption = (
         "Probes fitted on the causal twin and scored on unseen puzzles. Read the thick vermilion line (zero-shot on the diffusion twin) "
-        "against the green ceiling, the two grey floors and the sky-blue baseline, which sees the board but no network. 0.5 is chance; "
-        "bars are 95 % bootstrap intervals by puzzle. A click in the legend hides a line."
+        "against the green ceiling, the two grey floors and the sky-blue baseline, which sees the board but no network. 0.5 is chance. A "
+        "click in the legend hides a line."
     )
-    return finish(figure, "Probes moved from the causal twin", caption, height=80 + 290 * places[-1][0], legend_rows=3)
+    title, unit = "Probes moved from the causal twin", "AUC, mean over heads"
+    return layers_figure(panels, looks(DRAWN), pooled, title=title, unit=unit, caption=caption)
 
 
-def mask_rate_figure(probes: Sequence[ProbeEntry]) -> Figure:
+def mask_rate_figure(probes: Iterable[ProbeEntry]) -> Figure:
     """Returns one heatmap a concept: zero-shot AUC by layer and by the share of masked cells."""
-    panels = _panels([entry for entry in probes if entry.mask_rate is not None])
-    figure, places = small_multiples(list(panels))
-    lowest = min(entry.scores["zero_shot"].auc.value for entries in panels.values() for entry in entries)
-    for (row, column), entries in zip(places, panels.values(), strict=True):
-        found = {(entry.layer, entry.mask_rate or 0.0): entry.scores["zero_shot"].auc for entry in entries}
-        layers, rates = sorted({layer for layer, _ in found}), sorted({rate for _, rate in found})
-        table = [[found[layer, rate] for rate in rates] for layer in layers]
-        figure.add_heatmap(
-            x=[_rate(rate) for rate in rates],
-            y=[str(layer) for layer in layers],
-            z=[[estimate.value for estimate in line] for line in table],
-            customdata=[bounds(line) for line in table],
-            texttemplate="%{z:.2f}",
-            textfont={"size": 11},
-            hovertemplate=(
-                "layer %{y}, mask rate %{x}: AUC %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
-                "%{customdata[2]} puzzles<extra></extra>"
-            ),
-            coloraxis="coloraxis",
-            xgap=2,
-            ygap=2,
-            row=row,
-            col=column,
-        )
-    scale = {"colorscale": "Cividis", "cmin": min(0.5, lowest), "cmax": 1, "colorbar": {"title": {"text": "AUC"}, "thickness": 14}}
-    figure.update_layout(coloraxis=scale)
-    figure.update_xaxes(type="category", title_text="share of cells masked")
-    figure.update_yaxes(type="category")
-    figure.update_yaxes(title_text="layer", col=1)
+    grids = []
+    for name, entries in _panels(entry for entry in probes if entry.mask_rate is not None).items():
+        found = {(entry.layer, entry.mask_rate or 0.0): entry for entry in entries}
+        layers, rates = sorted({layer for layer, _ in found}, reverse=True), sorted({rate for _, rate in found})
+        cells = [
+            [
+                auc_cell(
+                    [found[layer, rate]] if (layer, rate) in found else [], "zero_shot", f"{name}, layer {layer}, {_rate(rate)} masked"
+                )
+                for rate in rates
+            ]
+            for layer in layers
+        ]
+        grids.append(Grid(plain(name, 36), [str(layer) for layer in layers], [_rate(rate) for rate in rates], cells))
     caption = (
         "The same zero-shot score, apart for each share of masked cells: a probe that only knew how far denoising had come could not keep "
-        "its score within one column."
+        "its score within one column. Blank where too few puzzles, or one class alone, are left."
     )
-    return finish(figure, "Zero-shot score by mask rate", caption, height=60 + 270 * places[-1][0])
+    title = "Zero-shot score by mask rate"
+    return grids_figure(grids, AUC_COLORS, wide=3, title=title, caption=caption, x_title="share of cells masked", y_title="layer")
 
 
 def sae_figure(sae: SaeEntry) -> Figure:

@@ -22,6 +22,7 @@ MOST_WORDS = 1500
 MOST_ROWS = 40
 LOWEST = 0.4
 """The AUC with the darkest colour, and all below it."""
+AUC_COLORS: dict[str, Any] = {"colorscale": "Cividis", "cmin": LOWEST, "cmax": 1, "colorbar": {"title": {"text": "AUC"}}}
 PAGE, ROW = 980, 26
 """Pixels: of the width of a figure, and of the height of a row."""
 CELL, TICK, GAP = 30, 26, 8
@@ -204,7 +205,7 @@ def _sources(part: Part, axis: Axis) -> dict[str, tuple[str, Slices]]:
 def _slice_grid(title: str, rows: Mapping[str, Place], axis: Axis, name: str, sliced: Slices) -> Grid:
     cells = [
         [
-            _auc_cell(found.get(place, ()), name, f"{place[0]}, layer {place[2]}, {AXES[axis]} {_column(value)}")
+            auc_cell(found.get(place, ()), name, f"{place[0]}, layer {place[2]}, {AXES[axis]} {_column(value)}")
             for value, found in sliced.items()
         ]
         for place in rows.values()
@@ -216,7 +217,8 @@ def _column(value: float | int | str) -> str:
     return f"{value:.0%}" if isinstance(value, float) else str(value)
 
 
-def _auc_cell(read: Read, name: str, where: str) -> Cell:
+def auc_cell(read: Read, name: str, where: str) -> Cell:
+    """Returns a score's AUC over seeds as a cell; an empty one where it was not scored."""
     read = [entry for entry in read if name in entry.scores]
     if not read:
         return Cell(None, "", f"{plain(where)}: not scored")
@@ -253,6 +255,5 @@ def slices_figure(part: Part, places: Sequence[Place], axis: Axis) -> Figure | N
             for place in places
             for title, source in sources.items()
         ]
-    colors = {"colorscale": "Cividis", "cmin": LOWEST, "cmax": 1, "colorbar": {"title": {"text": "AUC"}}}
     title = f"AUC by {AXES[axis]} on {plain(part.name)}"
-    return grids_figure(grids, colors, wide=wide, title=title, caption=_CAPTIONS[axis], x_title=AXES[axis], y_title=y_title)
+    return grids_figure(grids, AUC_COLORS, wide=wide, title=title, caption=_CAPTIONS[axis], x_title=AXES[axis], y_title=y_title)

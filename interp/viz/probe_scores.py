@@ -35,7 +35,7 @@ _SERIES = {
     )
 }
 _REFIT = "refit "
-_REFITS = (("dot", "star-open"), ("dash", "diamond-open"), ("dashdot", "square-open"), ("longdashdot", "hexagon-open"))
+_OTHERS = (("dot", "star-open"), ("dash", "diamond-open"), ("dashdot", "square-open"), ("longdashdot", "hexagon-open"))
 _SHORT = {
     "zero_shot": "zero-shot",
     "ridge_affine": "affine map",
@@ -77,10 +77,13 @@ def looks(names: Collection[str]) -> list[Series]:
     told: list[Series] = []
     for name in modes(names):
         if name.startswith(_REFIT):
-            dash, symbol = _REFITS[refits(names).index(name) % len(_REFITS)]
+            dash, symbol = _OTHERS[refits(names).index(name) % len(_OTHERS)]
             told.append(Series(name, f"refitted: {share_of(name)} of labels", GREEN, dash, symbol, 1.2))
+        elif name not in _SERIES:
+            dash, symbol = _OTHERS[sum(one.field not in _SERIES for one in told) % len(_OTHERS)]
+            told.append(Series(name, f"aligned: {short(name)}", PURPLE, dash, symbol, 1.2))
         else:
-            told.append(_SERIES.get(name) or Series(name, f"aligned: {short(name)}", PURPLE, "dot", "pentagon"))
+            told.append(_SERIES[name])
     return told
 
 
