@@ -85,7 +85,8 @@ def test_it_writes_a_harvest_and_goes_on_with_it(harvest: Run, twins: dict[str, 
 
 
 def test_points_are_asked_for_by_name_or_all_at_once(harvest: Run, twins: dict[str, Path], tmp_path: Path) -> None:
-    for number, (names, count) in enumerate(((["all"], 8), (["blocks.1.hook_mlp_out", "resid_post"], 3), (["resid_post", "all"], 8))):
+    counts = {("all",): 8, ("blocks.1.hook_mlp_out", "hook_resid_post"): 3, ("hook_resid_post", "all"): 8}
+    for number, (names, count) in enumerate(counts.items()):
         options = [part for name in names for part in ("--points", name)]
         ended = harvest(twins["masked"], "--out", tmp_path / str(number), "--examples", 1, *options, "--json")
         assert len(json.loads(ended.stdout)["points"]) == count
@@ -113,12 +114,8 @@ def test_puzzles_of_a_file_are_read(harvest: Run, twins: dict[str, Path], tmp_pa
     ("model", "options", "parts"),
     [
         ("masked", ["--points", "blocks.7.hook_resid_post"], ["no such hook points", "blocks.0 to blocks.1 with", "hook_resid_post"]),
-        (
-            "masked",
-            ["--points", "blocks.x"],
-            ["--points is 'blocks.x'; choose from all, resid_post, or a name such as blocks.1."],
-        ),
-        ("masked", ["--kinds", "blank"], ["unknown kind 'blank'; choose from prompt, masked, committed, settled"]),
+        ("masked", ["--points", "blocks.x"], ["'blocks.x' names no hook point; one is such as blocks.1.hook_resid_post", "or all"]),
+        ("masked", ["--kinds", "blank"], ["unknown kind of position 'blank'; choose from prompt, masked, committed, settled"]),
         ("masked", ["--kinds", "committed"], ["no committed positions; choose from prompt, masked, settled"]),
         ("masked", ["--mask-rates", "1.5"], ["a mask rate is 1.5; it must be greater than 0 and at most 1"]),
         ("masked", ["--corrupt", "-1"], ["the share to corrupt is -1"]),

@@ -20,7 +20,8 @@ from models.hookpoints import HookPointError, resid_post
 from models.language_model import LanguageModel
 from models.left_to_right import write_left_to_right
 from models.prompt import PromptError
-from models.trajectory import State, TrajectoryError
+from models.trajectory import State
+from models.trajectory_store import TrajectoryError
 from models.turn import PolicyError, gumbel
 from models.unmasking import POLICIES, policy_options
 from models.writing import write

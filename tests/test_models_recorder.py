@@ -13,7 +13,8 @@ from models.denoise import denoise
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.recorder import Channel, Record, Recorder
-from models.trajectory import State, Trajectory, TrajectoryError
+from models.trajectory import State, Trajectory
+from models.trajectory_store import TrajectoryError
 from models.unmasking import POLICIES, policy_options
 
 MASK = 11

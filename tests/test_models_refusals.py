@@ -18,7 +18,8 @@ from models.prompt import PromptError, identities, padded
 from models.recorder import Channel, Record
 from models.surgery import Moment
 from models.traces import load_trace
-from models.trajectory import Trajectory, TrajectoryError
+from models.trajectory import Trajectory
+from models.trajectory_store import TrajectoryError
 from models.turn import PolicyError
 
 MASK = 11

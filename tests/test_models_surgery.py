@@ -15,7 +15,8 @@ from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.prompt import PromptError, padded
 from models.recorder import Record
-from models.trajectory import State, Trajectory, TrajectoryError
+from models.trajectory import State, Trajectory
+from models.trajectory_store import TrajectoryError
 from models.turn import PolicyError
 from models.unmasking import POLICIES, policy_options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import shutil
@@ -90,6 +91,33 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield tell
+
+
+@contextmanager
+def resumable(kept: Callable[[], str]) -> Iterator[None]:
+    """Says after Ctrl-C what is kept.
+
+    A C library that calls back into Python drops a Ctrl-C of that moment, and may fail of it: it is sent again, and the failure is one too.
+    """
+    dropped, previous = [], sys.unraisablehook
+
+    def send_again(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            dropped.append(ignored)
+            _thread.interrupt_main()
+        else:
+            previous(ignored)
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if not dropped and not isinstance(error, KeyboardInterrupt):
+            raise
+        errors.print(f"interrupted; {kept()}")
+        raise KeyboardInterrupt from None
+    finally:
+        sys.unraisablehook = previous
 
 
 @contextmanager

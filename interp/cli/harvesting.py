@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.app import OutputError, app, errors, out, print_json, progress_bars
+from interp.cli.app import OutputError, app, out, print_json, progress_bars, resumable
 from interp.cli.decoding import Seed, Settings, Steps, decoding_of
 from interp.cli.running import Model
 
@@ -111,23 +111,19 @@ def harvest(
     masked = {"mask-rates": mask_rates or None, "corrupt": corrupt}
     source = _source(loaded, masked, {"policy": policy, "set": settings or None, "steps": steps, "every": every}, run=decoded, seed=seed)
     wanted = points_of(loaded, points or ["hook_resid_post"])
-    with progress_bars() as tell:
-        try:
-            stored = harvest_to(
-                target,
-                loaded,
-                _corpus(loaded, puzzles, files, split, examples, seed),
-                wanted,
-                canvases=source,
-                kinds=kept,
-                sites_per_canvas=sites_per_canvas,
-                seed=seed,
-                dtype=dtype.value,
-                on_sequence=lambda done, total: tell("sequences", done, total),
-            )
-        except KeyboardInterrupt:
-            errors.print("interrupted; the shards that are whole are kept, and the same command goes on from there")
-            raise
+    with progress_bars() as tell, resumable(lambda: "the shards that are whole are kept, and the same command goes on from there"):
+        stored = harvest_to(
+            target,
+            loaded,
+            _corpus(loaded, puzzles, files, split, examples, seed),
+            wanted,
+            canvases=source,
+            kinds=kept,
+            sites_per_canvas=sites_per_canvas,
+            seed=seed,
+            dtype=dtype.value,
+            on_sequence=lambda done, total: tell("sequences", done, total),
+        )
     record = stored.record
     size = sum(path.stat().st_size for path in target.glob("*.arrow"))
     if as_json:

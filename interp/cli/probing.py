@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from interp.cli.app import app, errors, out, print_json, progress_bars
+from interp.cli.app import app, out, print_json, progress_bars, resumable
 
 probe = typer.Typer(help="Train linear probes by the batch, move them to another model, report on them.", no_args_is_help=True)
 app.add_typer(probe, name="probe")
 
 WIDTH = 150
 """Of the widest table, in characters."""
+
+FINISHED = "the hook points that are finished are kept"
 
 RunFolder = Annotated[Path, typer.Argument(help="A folder that `denoscope probe train` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -58,19 +58,9 @@ def train(
         raise SweepError("--out is missing; it names the folder for probes and figures (or give --dry-run)")
     if (target / RUN).exists() and not resume:
         raise SweepError(f"{target} already holds a run; give --resume to go on with it, or another --out")
-    with progress_bars() as tell, _resumable("--resume goes on from there"):
+    with progress_bars() as tell, resumable(lambda: f"{FINISHED}, and --resume goes on from there"):
         table = run(planned, target, tell)
     _print_best(target, table, as_json)
-
-
-@contextmanager
-def _resumable(how: str) -> Iterator[None]:
-    """Says after Ctrl-C that what is finished is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print(f"interrupted; the hook points that are finished are kept, and {how}")
-        raise
 
 
 def _print_cost(cost: Any, as_json: bool) -> None:
@@ -105,7 +95,7 @@ def transfer(
     from models.load import load
 
     loaded = load(to)
-    with progress_bars() as tell, _resumable("the same command goes on from there"):
+    with progress_bars() as tell, resumable(lambda: f"{FINISHED}, and the same command goes on from there"):
         table = move(run, loaded, policy=policy, kinds=kinds or (), layers=layers, tell=tell)
     _print_best(move_folder(run, loaded, policy, layers), table, as_json)
 

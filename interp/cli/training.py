@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from interp.cli.app import GREATEST_SEED, OutputError, app, errors, out
+from interp.cli.app import GREATEST_SEED, OutputError, app, errors, out, resumable
 
 if TYPE_CHECKING:
     from models.train import TrainingStatus
@@ -45,12 +45,11 @@ def training_bar(folder: Path) -> Iterator[Show]:
             text = f"{stage}step {status.step}  loss {status.loss:.4f}  {status.examples_per_second:.0f} sequences/s"
             bars.update(bar, completed=status.progress, description=text)
 
-        try:
+        def kept() -> str:
+            return "the same command goes on from the checkpoint" if any(folder.rglob("checkpoint.safetensors")) else "nothing was kept"
+
+        with resumable(kept):
             yield show
-        except KeyboardInterrupt:
-            kept = any(folder.rglob("checkpoint.safetensors"))
-            errors.print(f"interrupted; {'the same command goes on from the checkpoint' if kept else 'nothing was kept'}")
-            raise
 
 
 def _report(target: Path, status: TrainingStatus) -> None:
