@@ -16,7 +16,7 @@ from interp.clock import Clock, Progress
 from interp.concepts import CONCEPTS
 from interp.corpus import puzzle_corpus
 from interp.faithfulness import causal_test, make_trial
-from interp.features import SaeRecipe, fit_sae, sae_entry
+from interp.features import transfer_saes
 from interp.findings import findings
 from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
@@ -37,7 +37,9 @@ from models.tasks.sudoku import generator
 from models.tasks.sudoku.task import SUDOKU
 from models.trajectory import Trajectory
 from probes.metrics import bootstrap_mean
-from probes.sae import save_sae
+from probes.saes.files import save_sae
+from probes.saes.recipe import SaeRecipe
+from probes.saes.training import ROWS_A_LATENT
 
 PROBED = ("candidates", "digit", "units", "technique")
 """The concepts whose transfer is measured."""
@@ -125,10 +127,10 @@ def run_demo(
             table += entries
             on_entry(done, len(points))
     with clock.stage("sae"):
-        recipe = SaeRecipe(steps=sizes.sae_steps)
-        ar_sae, native_sae = (fit_sae(data, which, middle, recipe, seed=seed) for which in ("ar", "diffusion"))
-        sae = sae_entry(ar_sae, native_sae, data, middle, recipe, seed=seed)
-        save_sae(ar_sae, out / "sae")
+        rows = min(len(part.fit.sites) for part in (data.ar, data.diffusion))
+        recipe = SaeRecipe(d_sae=min(1024, rows // ROWS_A_LATENT), steps=sizes.sae_steps, seed=seed)
+        sae, saes = transfer_saes(data, middle, recipe)
+        save_sae(sae, out / "sae")
     with clock.stage("read") as on_step:
         readers = {name: best_reader(data, CONCEPTS[name], points) for name in NARRATED}
         controls = {name: random_reader(reader, data, seed) for name, reader in readers.items()}
@@ -146,7 +148,7 @@ def run_demo(
         models=[model_entry(twins.ar), model_entry(twins.diffusion)],
         evaluation=evaluation,
         probes=table,
-        sae=sae,
+        saes=saes,
         reading=judge(account.reading, account.statements, control, seed=seed),
         faithfulness=causal,
         seconds={**clock.seconds, "total": round(time.monotonic() - started, 2)},

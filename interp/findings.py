@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.report import Estimate, ProbeEntry, Report, over_all_sites
+from interp.report import Estimate, ProbeEntry, Report, SaeScores, over_all_sites
 
 
 def _percent(estimate: Estimate) -> str:
@@ -74,16 +74,22 @@ def _faithfulness(report: Report) -> Iterator[str]:
     )
 
 
+def _unexplained(scores: SaeScores) -> str:
+    return f"{scores.fvu.value:.1%}"
+
+
 def findings(report: Report) -> list[str]:
     """Returns the sentences, in the order of the road."""
     probes = over_all_sites(report.probes)
     concepts = dict.fromkeys(entry.concept for entry in probes)
-    sae = report.sae
+    (sae,) = (entry.scores for entry in over_all_sites(report.saes))
     return [
         *_solving(report),
         *(_transfer([entry for entry in probes if entry.concept == concept]) for concept in concepts),
-        f"An SAE learned on the causal twin leaves {sae.ar.fvu:.1%} of the variance unexplained there and {sae.diffusion.fvu:.1%} on the "
-        f"diffusion twin (one learned on the diffusion twin: {sae.native.fvu:.1%}; turned at random: {sae.random_rotation.fvu:.1%}).",
+        f"An SAE learned on the causal twin leaves {_unexplained(sae['source'])} of the variance unexplained there and, on the diffusion "
+        f"twin, {_unexplained(sae['zero_shot'])} as it is and {_unexplained(sae['stitched'])} between affine maps (one learned on the "
+        f"diffusion twin: {_unexplained(sae['native'])}; turned at random: {_unexplained(sae['rotated'])}; one of an untrained network "
+        f"between affine maps: {_unexplained(sae['untrained'])}).",
         *_reading(report),
         *_faithfulness(report),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -110,33 +110,107 @@ class ProbeEntry(Entry):
         return (self.scores[name].auc.value - floor) / room if room > 0 else float("nan")
 
 
-def over_all_sites(probes: Iterable[ProbeEntry]) -> list[ProbeEntry]:
-    """Returns the entries that are not of a slice of the sites."""
-    return [entry for entry in probes if entry.mask_rate is None and entry.kind is None and entry.step is None]
+class SpliceScores(Entry):
+    """What an SAE's reconstructions cost a model, in nats a token, at the tokens it is to predict: cross-entropies of the true tokens."""
+
+    hook_point: str
+    layer: int
+    spliced_at: str = Field(description="`everywhere`, or the kinds of positions whose predicting activations were replaced.")
+    weights: Literal["tokens", "bound"] = Field(
+        description="`tokens`: every token counts once. `bound`: canvases count so that the sum is the denoising bound (MDLM, LLaDA)."
+    )
+    mask_rate: float | None = Field(description="Only tokens seen from within .1 of this mask rate; null is all.")
+    tokens: int = Field(description="Scored.")
+    clean: Estimate = Field(description="Of the untouched model.")
+    spliced: Estimate = Field(description="With the SAE's reconstructions.")
+    zero: Estimate = Field(description="With zeros in their place.")
+    mean: Estimate = Field(description="With the mean of what was replaced in their place.")
+    delta: Estimate = Field(description="`spliced` - `clean`; below 0 the reconstructions serve better than the activations.")
+    recovered: Estimate = Field(description="(`zero` - `spliced`) / (`zero` - `clean`): 1 is as good as untouched, 0 as bad as zeros.")
+    recovered_over_mean: Estimate = Field(description="The same with `mean` in place of `zero`: the harder floor.")
+    kl: Estimate = Field(description="KL divergence of the spliced model's predictions from the clean one's, KL(clean || spliced).")
 
 
 class SaeScores(Entry):
     """A sparse autoencoder on one set of activations."""
 
-    fvu: float = Field(description="Fraction of variance unexplained, 0 is perfect.")
+    fvu: Estimate = Field(description="Fraction of variance unexplained, 0 is perfect.")
     l0: float = Field(description="Mean number of active latents.")
     dead: Share = Field(description="Share of latents that never fire on these activations.")
+    dense: Share = Field(description="Share of latents that fire on more than a tenth of them.")
     n: int = Field(description="Activations scored.")
+    spliced: SpliceScores | None = Field(default=None, description="Null where it was not measured.")
+    bound: SpliceScores | None = Field(default=None, description="The same of the denoising bound, over all sites.")
+    probing: dict[str, float] = Field(
+        default_factory=dict, description="By concept and number of latents (`digit, 1`): mean AUC of probes that may use so few."
+    )
+
+
+class MatchEntry(Entry):
+    """How near the decoder directions of one SAE lie to the nearest of another's."""
+
+    mean: float = Field(description="Mean of the largest cosines.")
+    above_07: Share
+    above_09: Share
+    chance: float = Field(description="The mean for as many random directions.")
+
+
+class CrosscoderEntry(Entry):
+    """One dictionary for both models, fitted on activations of the same sites in the same views, scored on other puzzles or documents."""
+
+    pairs: int = Field(description="Activations of either model that it was fitted on.")
+    fvu_source: float = Field(description="Fraction of variance unexplained on the first model.")
+    fvu_target: float = Field(description="... and on the other one.")
+    l0: float
+    dead: Share
+    n: int = Field(description="Pairs scored.")
+    by_scaling: dict[str, int] = Field(description="Latents of each kind, by Latent Scaling: shared, of one model only, ...")
+    by_norm: dict[str, int] = Field(description="The same by the norms of decoder rows, which misjudge rare ones.")
+
+
+SAE_FLOORS = ("rotated", "untrained")
 
 
 class SaeEntry(Entry):
-    """An SAE fitted on the causal twin, measured on both."""
+    """SAEs of one hook point, with their controls: without them it cannot be made."""
 
     hook_point: str
+    layer: int
     architecture: str
     d_in: int
     d_sae: int
     training_activations: int
-    ar: SaeScores
-    diffusion: SaeScores = Field(description="All mask rates together.")
-    diffusion_by_mask_rate: dict[str, SaeScores]
-    random_rotation: SaeScores = Field(description="Floor: the diffusion activations (about their mean) turned by a random rotation.")
-    native: SaeScores = Field(description="Ceiling: an SAE of the same recipe fitted on the diffusion twin, on the same activations.")
+    seed: int
+    mask_rate: float | None = Field(default=None, description="Only sites within .1 of this mask rate; null is all.")
+    kind: str | None = Field(default=None, description="Only positions of this kind; null is all.")
+    step: int | None = Field(default=None, description="Only this network call of denoising runs; null is all.")
+    scores: dict[str, SaeScores] = Field(
+        description="`source`: fitted and scored on the first model. `zero_shot`: the same SAE on the other one, as it is; `matched`: with "
+        "activations shifted and scaled to the first one's mean and size; `stitched`: through affine maps there and back. `tuned 1000`: "
+        "that, trained on with so many activations (`frozen 1000`: all but the decoder); `scratch 1000`: trained on them alone. "
+        "`native`, the ceiling: fitted there with as many as the first one. Floors: `rotated`, turned by a random rotation about the mean; "
+        "`untrained`, fitted on a network of shuffled weights, and stitched."
+    )
+    matches: dict[str, MatchEntry] = Field(
+        default_factory=dict, description="`native`: the SAE and the native one. `seeds`: the native one and a second one, the ceiling."
+    )
+    crosscoder: CrosscoderEntry | None = Field(default=None, description="Null where none was asked for, and in slices.")
+    states: dict[str, int] = Field(default_factory=dict, description="What became of the latents on the other model: how many of each.")
+
+    @model_validator(mode="after")
+    def _has_controls(self) -> SaeEntry:
+        missing = [name for name in (*SAE_FLOORS, *((CEILING,) if "zero_shot" in self.scores else ())) if name not in self.scores]
+        if missing:
+            raise ValueError(f"the SAE at {self.hook_point} lacks {', '.join(missing)}; its scores come with their controls")
+        return self
+
+
+T = TypeVar("T", ProbeEntry, SaeEntry)
+
+
+def over_all_sites(entries: Iterable[T]) -> list[T]:
+    """Returns the entries that are not of a slice of the sites."""
+    return [entry for entry in entries if entry.mask_rate is None and entry.kind is None and entry.step is None]
 
 
 class ReadingEntry(Entry):
@@ -182,7 +256,7 @@ class Report(Entry):
     models: list[ModelEntry]
     evaluation: list[EvaluationEntry]
     probes: list[ProbeEntry]
-    sae: SaeEntry
+    saes: list[SaeEntry]
     reading: ReadingEntry
     faithfulness: list[FaithfulnessEntry]
     seconds: dict[str, float] = Field(description="Wall-clock seconds by stage, and `total`.")

@@ -267,6 +267,12 @@ class Stored:
         if len(waiting):
             yield torch.from_numpy(waiting).float()
 
+    def shard(self, number: int, points: Sequence[HookPoint]) -> dict[HookPoint, Float[Tensor, "row d_model"]]:
+        """Returns a shard's activations at some points, in float32."""
+        path = self.folder / self.record.shard(number)
+        columns = {point: np.concatenate(list(read_column(path, str(point), self.record.d_model))) for point in points}
+        return {point: torch.from_numpy(values).float() for point, values in columns.items()}
+
     def load(self, points: Sequence[HookPoint]) -> Harvest:
         """Returns the sites and the activations at some points, in float32, in memory."""
         none = torch.empty(0, self.record.d_model)

@@ -134,10 +134,10 @@ def collect(
 
 
 def same_views(
-    base: Harvest, other: LanguageModel, points: Sequence[HookPoint], seed: int
+    base: Harvest, other: LanguageModel, points: Sequence[HookPoint], seed: int, most: int = MOST_PAIRS
 ) -> tuple[Harvest, dict[HookPoint, Float[Tensor, "pair d_model"]]]:
-    """Returns at most ``MOST_PAIRS`` drawn sites of a harvest, and another model's activations there where it sees just the same."""
-    rows = torch.randperm(len(base.sites), generator=torch.Generator().manual_seed(seed))[:MOST_PAIRS]
+    """Returns at most so many drawn sites of a harvest, and another model's activations there where it sees just the same."""
+    rows = torch.randperm(len(base.sites), generator=torch.Generator().manual_seed(seed))[:most]
     drawn = base.rows(rows)
     canvases, row = torch.unique(drawn.sites.seen, dim=0, return_inverse=True)
     return drawn, activations_at(other, canvases, row, drawn.sites.position, points)

@@ -60,7 +60,7 @@ def read_artefact(folder: Path, artefact: str, tensors: tuple[str, ...], *more: 
     Raises:
         ProbeError: Where the folder holds no whole one, or one fitted on something else (both are named).
     """
-    config = _read_config(folder, artefact)
+    config = read_config(folder, artefact)
     try:
         stored = load_file(folder / WEIGHTS_NAME)
         found = {name: stored[name] for name in tensors} | {name: config[name] for name in ("kind", "fitted_on", *more)}
@@ -81,7 +81,7 @@ def check_fitted_on(found: str, expected: str | None, source: Path) -> None:
         raise ProbeError(f"{source} was fitted on {found!r}, and is to be used on {expected!r}; they must be the same")
 
 
-def _read_config(folder: Path, artefact: str) -> dict[str, Any]:
+def read_config(folder: Path, artefact: str) -> dict[str, Any]:
     """Returns the ``config.json`` of a saved reader.
 
     Raises:

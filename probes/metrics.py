@@ -167,21 +167,42 @@ def bootstrap_mean(
         raise ProbeError(f"values have shape {tuple(values.shape)}; they must be [row]")
     values = values.detach().cpu().double()
     check_finite(values, "values")
-    members, index = (len(values), torch.arange(len(values))) if groups is None else _group_index(groups, len(values))
+    members = len(values) if groups is None else _group_index(groups, len(values))[0]
     value = float(values.mean())
     if bool(((values == 0) | (values == 1)).all()) and (members == len(values) or value in (0.0, 1.0)):
         return _wilson(value, members)
     if bool((values == values[0]).all()):
         return Interval(float(values[0]), float(values[0]), float(values[0]), members)
-    sums = torch.zeros(members, dtype=torch.float64).index_add_(0, index, values)
-    sizes = torch.bincount(index, minlength=members).double()
+    return bootstrap_ratio(values, torch.ones_like(values), groups, n_resamples=n_resamples, seed=seed)
+
+
+def bootstrap_ratio(
+    parts: Float[Tensor, " row"],
+    wholes: Float[Tensor, " row"],
+    groups: Int[Tensor, " row"] | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int,
+) -> Interval:
+    """Returns sum of parts / sum of wholes with its 95 % percentile interval, resampled by group.
+
+    Args:
+        parts: What is counted, such as the squared error of each row.
+        wholes: What it is a share of.
+        groups: Which puzzle or document each row is of; None makes each row its own.
+        n_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    parts, wholes = parts.detach().cpu().double(), wholes.detach().cpu().double()
+    members, index = (len(parts), torch.arange(len(parts))) if groups is None else _group_index(groups, len(parts))
+    above, below = (torch.zeros(members, dtype=torch.float64).index_add_(0, index, column) for column in (parts, wholes))
     generator = torch.Generator().manual_seed(seed)
     step = max(1, CHUNK // members)
-    means = []
+    ratios = []
     for start in range(0, n_resamples, step):
         drawn = torch.randint(members, (min(step, n_resamples - start), members), generator=generator)
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    return _percentiles(value, torch.cat(means), members)
+        ratios.append(above[drawn].sum(1) / below[drawn].sum(1))
+    return _percentiles(float(parts.sum() / wholes.sum()), torch.cat(ratios), members)
 
 
 def calibration_error(

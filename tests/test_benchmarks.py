@@ -14,6 +14,7 @@ SMALL = {
     "denoise": ["--boards", "2", "--single", "2", "--unwritten", "0.05"],
     "harvest": ["--boards", "2"],
     "probe_sweep": ["--boards", "30", "--points", "2", "--sample", "2"],
+    "sae": ["--boards", "8", "--points", "2", "--steps", "2", "--batch", "128", "--d-sae", "32", "--k", "4"],
     "train": ["--size", "nano", "--batch", "2", "--steps", "1"],
 }
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from interp.cli import main
-from interp.report import CONTROLS
-from interp.sweeps.folder import open_run, read_entries
+from interp.report import CONTROLS, ProbeEntry
+from interp.runs.folder import open_run, read_entries
+from interp.sweeps.folder import SweepRun
 
 SWEEP = """model: {model}
 corpus: {{examples: 18}}
@@ -101,7 +102,10 @@ KINDS = "choose from prompt, masked, committed, settled"
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
-        (["reader: [logistic]"], ["line 7: unknown field 'reader'; choose from model, corpus, concepts, readers, l2, points"]),
+        (
+            ["reader: [logistic]"],
+            ["line 7: unknown field 'reader'; choose from model, corpus, points, canvases, kinds, ", "concepts, readers, l2"],
+        ),
         (["corpus: {exmples: 20}"], ["line 2: unknown field 'corpus.exmples'; choose from examples, files, labels, contrast, limit"]),
         (["canvases: {polices: random}"], ["unknown field 'canvases.polices'; choose from mask_rates, corrupt, policy, every"]),
         (["corpus: {examples: many}"], ["line 2: corpus.examples: Input should be a valid integer", "it is 'many'"]),
@@ -189,13 +193,13 @@ def test_a_sweep_is_planned_trained_moved_and_refused_where_it_does_not_fit(
     )
     assert probe("transfer", out, "--to", twins["masked"], "--json").code == 0
     moved = out / "moved" / "masked"
-    assert {"zero_shot", "procrustes", "native"} <= set(read_entries(moved)[0].scores)
-    assert open_run(moved).moved_to == "masked"
+    assert {"zero_shot", "procrustes", "native"} <= set(read_entries(moved, ProbeEntry)[0].scores)
+    assert open_run(moved, SweepRun).moved_to == "masked"
     refused(probe("transfer", out, "--to", twins["masked"], "--kinds", "prompt"), "is a run with kinds ['masked'], and ['prompt']")
     refused(probe("transfer", out, "--to", twins["masked"], "--kinds", "blank"), "unknown kind of position 'blank'", KINDS)
     refused(probe("transfer", out, "--to", twins["masked"], "--policy", "best"), "unknown policy 'best'; choose from random")
     refused(probe("transfer", out, "--to", tmp_path / "absent"), "absent' is no model")
-    refused(probe("transfer", out, "--to", "sudoku-diffusion"), "probes move between models of one task and width")
+    refused(probe("transfer", out, "--to", "sudoku-diffusion"), "readers move between models of one task and width")
     refused(probe("transfer", tmp_path, "--to", twins["masked"]), "is no run (it has no run.json)")
     assert sorted(path.name for path in (out / "moved").iterdir()) == ["masked"]
 
@@ -314,7 +318,7 @@ def test_labels_of_ones_own_are_read_end_to_end(probe: Run, tmp_path: Path, monk
     assert best["animal"]["source"] > 0.65 > best["animal"]["shuffled"]
     assert (out / "seed-0" / "blocks.2.hook_resid_post" / "probes" / "mass_mean" / "animal" / "model.safetensors").exists()
     labels.write_text(labels.read_text().replace("table", "floor"))
-    refused(probe("transfer", out, "--to", "stories-diffusion"), "labels.jsonl", "have changed", "train its probes again")
+    refused(probe("transfer", out, "--to", "stories-diffusion"), "labels.jsonl", "have changed", "train it again")
     refused(probe("train", path, "--out", out, "--resume"), "is a run with contents")
 
 

@@ -16,7 +16,7 @@ from interp.report import Report, read_report
 from models.load import load
 from models.tasks.sudoku.generator import RUNGS
 from models.trajectory import Trajectory
-from probes.sae import load_sae
+from probes.saes.files import load_sae
 
 SIZES = DemoSizes(evaluated=4, fitted=24, tested=16, traced=2, pushed=4, shown=2, sae_steps=20)
 
@@ -35,7 +35,7 @@ def test_the_report_is_read_back_as_it_was(demo: tuple[Path, Report]) -> None:
     again = read_report(out / "report.json")
     assert again.model_dump_json() == report.model_dump_json()
     assert set(json.loads((out / "report.json").read_text())) == {
-        *("schema_version", "task", "seed", "models", "evaluation", "probes", "sae", "reading", "faithfulness", "seconds", "findings")
+        *("schema_version", "task", "seed", "models", "evaluation", "probes", "saes", "reading", "faithfulness", "seconds", "findings")
     }
 
 
@@ -45,7 +45,7 @@ def test_it_measures_each_twin_concept_layer_rate_and_dose(demo: tuple[Path, Rep
         (model, rung) for model in ("sudoku-ar", "sudoku-diffusion") for rung in RUNGS
     }
     assert {(entry.concept, entry.layer) for entry in report.probes} == {(name, layer) for name in PROBED for layer in range(6)}
-    assert set(report.sae.diffusion_by_mask_rate) == {"0.1", "0.3", "0.5", "0.7", "0.9"}
+    assert [entry.mask_rate for entry in report.saes] == [None, 0.1, 0.3, 0.5, 0.7, 0.9]
     assert {(entry.layer, entry.dose) for entry in report.faithfulness} == {(layer, dose) for layer in (1, 3) for dose in (0.25, 0.5, 1, 2)}
     assert all(entry.scores["zero_shot"].auc.n <= SIZES.tested for entry in report.probes)
     assert report.reading.boards == SIZES.traced
@@ -68,8 +68,9 @@ def test_readers_and_sae_open_again(demo: tuple[Path, Report]) -> None:
     out, report = demo
     model = load("sudoku-diffusion")
     assert set(load_readers(out / "readers", model)) == {"candidates", "digit"}
-    sae = load_sae(out / "sae", fitted_on=f"{load('sudoku-ar').fingerprint}@{report.sae.hook_point}")
-    assert sae.encode(torch.randn(2, model.d_model)).shape == (2, report.sae.d_sae)
+    entry = report.saes[0]
+    sae = load_sae(out / "sae", fitted_on=f"{load('sudoku-ar').fingerprint}@{entry.hook_point}")
+    assert sae.encode(torch.randn(2, model.d_model)).shape == (2, entry.d_sae)
 
 
 def test_the_page_holds_the_findings_and_the_boards(demo: tuple[Path, Report]) -> None:

@@ -18,13 +18,18 @@ from interp.concepts import CONCEPTS, labels_of
 from interp.corpus import puzzle_corpus
 from interp.harvest import harvest, points_of
 from interp.report import CEILING, CONTROLS, ProbeEntry, over_all_sites
+from interp.runs import material as gathering
+from interp.runs.config import CanvasConfig, CorpusConfig
+from interp.runs.folder import RESULTS, finished, open_run, read_entries, unit_folder
+from interp.runs.material import split_groups
+from interp.runs.moving import candidates, move_folder
+from interp.runs.settings import RunError
 from interp.scoring import ScoringError, rate_bin
 from interp.sweeps import train as training
-from interp.sweeps.config import CanvasConfig, CorpusConfig, SweepConfig, SweepError
+from interp.sweeps.config import SweepConfig
 from interp.sweeps.cost import cost_of
-from interp.sweeps.folder import RESULTS, finished, open_run, probe_folder, read_entries, rows_of, unit_folder
-from interp.sweeps.material import split_groups
-from interp.sweeps.move import candidates, move, move_folder
+from interp.sweeps.folder import SweepRun, probe_folder, rows_of
+from interp.sweeps.move import move
 from interp.sweeps.summary import best
 from interp.sweeps.train import plan_sweep, train
 from interp.transfer import PAIRS, SHARES
@@ -69,7 +74,7 @@ def moved(twin: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> list
     folder = tmp_path_factory.mktemp("moved")
     train(plan_sweep(CONFIG.model_copy(update={"concepts": ("digit",), "apart": False, "seeds": (0,)})), folder)
     move(folder, twin)
-    return read_entries(move_folder(folder, twin, None))
+    return read_entries(move_folder(folder, twin, None), ProbeEntry)
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def test_a_figure_is_what_a_fit_by_hand_gives(concept: str, run: Path) -> None:
         for offset, part in enumerate(parts)
     )
     assert not set(fit.sites.group.tolist()) & set(test.sites.group.tolist())
-    entry = the(over_all_sites(read_entries(run)), concept=concept, reader="logistic", seed=seed)
+    entry = the(over_all_sites(read_entries(run, ProbeEntry)), concept=concept, reader="logistic", seed=seed)
     kept = [CONCEPTS[concept].heads.index(head) for head in entry.heads]
     truth, asked = (labels_of(CONCEPTS[concept], part.sites)[:, kept] for part in (fit, test))
     (x, there) = (part.activations[HookPoint.parse(POINT)] for part in (fit, test))
@@ -124,7 +129,7 @@ def test_a_figure_is_what_a_fit_by_hand_gives(concept: str, run: Path) -> None:
 
 def test_floors_are_at_chance_and_the_reader_above_them(run: Path) -> None:
     for seed in (0, 1):
-        entry = the(over_all_sites(read_entries(run)), concept="candidates", reader="logistic", seed=seed)
+        entry = the(over_all_sites(read_entries(run, ProbeEntry)), concept="candidates", reader="logistic", seed=seed)
         assert entry.scores["source"].auc.value > 0.9
         for floor in ("shuffled", "untrained"):
             assert entry.scores[floor].auc.value == pytest.approx(0.5, abs=0.12)
@@ -132,7 +137,7 @@ def test_floors_are_at_chance_and_the_reader_above_them(run: Path) -> None:
 
 
 def test_every_probe_has_its_place_and_its_seed(run: Path) -> None:
-    entries = read_entries(run)
+    entries = read_entries(run, ProbeEntry)
     whole = over_all_sites(entries)
     places = {(one.concept, one.reader, one.seed) for one in whole}
     assert places == {
@@ -149,12 +154,12 @@ def test_every_probe_has_its_place_and_its_seed(run: Path) -> None:
 
 
 def test_probes_are_fitted_for_each_mask_rate_apart(run: Path) -> None:
-    apart = [one for one in read_entries(run) if one.fitted_at is not None]
+    apart = [one for one in read_entries(run, ProbeEntry) if one.fitted_at is not None]
     assert {one.fitted_at for one in apart} >= {0.3, 0.5, 0.7}
     assert all(one.mask_rate == one.fitted_at for one in apart)
     assert over_all_sites(apart) == []
     one = next(each for each in apart if each.reader == "logistic" and each.seed == 0)
-    together = the(read_entries(run), concept=one.concept, reader="logistic", seed=0, fitted_at=None, mask_rate=one.fitted_at)
+    together = the(read_entries(run, ProbeEntry), concept=one.concept, reader="logistic", seed=0, fitted_at=None, mask_rate=one.fitted_at)
     assert one.sites == together.sites
     assert one.scores["source"].auc.value != together.scores["source"].auc.value
     place = unit_folder(run, 0, HookPoint.parse(POINT))
@@ -167,7 +172,7 @@ def test_a_dry_run_counts_what_a_run_makes(run: Path) -> None:
     probes = [load_probe(path.parent) for path in run.glob("seed-*/*/probes/*/*/config.json")]
     assert cost.probes == sum(len(probe.heads) for probe in probes)
     assert (cost.points, cost.readers, cost.seeds, cost.sets) == (1, 2, 2, 6)
-    first = [one for one in over_all_sites(read_entries(run)) if one.seed == 0 and one.reader == "logistic"]
+    first = [one for one in over_all_sites(read_entries(run, ProbeEntry)) if one.seed == 0 and one.reader == "logistic"]
     assert cost.heads == sum(len(one.heads) for one in first)
     model = load("sudoku-ar")
     fit, _ = split_groups(puzzle_corpus(model.task, mixed_boards(BOARDS, 0, RUNGS)), CONFIG.held_out, 0)
@@ -177,10 +182,10 @@ def test_a_dry_run_counts_what_a_run_makes(run: Path) -> None:
 
 
 def test_the_table_has_a_row_a_score_and_reads_back_as_the_entries(run: Path) -> None:
-    entries = read_entries(run)
+    entries = read_entries(run, ProbeEntry)
     table = pq.read_table(run / RESULTS).to_pylist()
     assert len(table) == sum(len(one.scores) for one in entries)
-    assert table == rows_of(open_run(run), entries)
+    assert table == rows_of(open_run(run, SweepRun), entries)
     row = next(row for row in table if (row["concept"], row["score"], row["seed"], row["mask_rate"]) == ("digit", "source", 1, None))
     one = the(over_all_sites(entries), concept="digit", reader="logistic", seed=1)
     assert (row["model"], row["moved_to"], row["hook_point"], row["heads"]) == ("sudoku-ar", None, POINT, 9)
@@ -203,8 +208,8 @@ def test_at_home_every_way_of_moving_is_the_same(run: Path) -> None:
     home = run.parent / "home"
     train(plan_sweep(SMALL), home)
     move(home, model)
-    (at_home,) = over_all_sites(read_entries(move_folder(home, model, None)))
-    (before,) = over_all_sites(read_entries(home))
+    (at_home,) = over_all_sites(read_entries(move_folder(home, model, None), ProbeEntry))
+    (before,) = over_all_sites(read_entries(home, ProbeEntry))
     scores = at_home.scores
     assert scores["source"] == scores["zero_shot"] == before.scores["source"]
     for name in (CEILING, *ALIGNMENTS):
@@ -232,7 +237,7 @@ def test_runs_of_a_policy_give_slices_of_step_and_kind(twin: LanguageModel, tmp_
     config = SMALL.model_copy(update={"corpus": CorpusConfig(examples=12), "held_out": 0.45})
     train(plan_sweep(config), tmp_path / "run")
     table = move(tmp_path / "run", twin, policy="threshold", kinds=("masked", "committed"))
-    entries = read_entries(move_folder(tmp_path / "run", twin, "threshold"))
+    entries = read_entries(move_folder(tmp_path / "run", twin, "threshold"), ProbeEntry)
     assert {one.kind for one in entries} == {None, "masked", "committed"}
     assert len({one.step for one in entries}) > 2
     assert {row["policy"] for row in pq.read_table(table).to_pylist()} == {"threshold"}
@@ -255,7 +260,7 @@ def test_a_rotated_model_is_read_through_procrustes(
     monkeypatch.setattr(LanguageModel, "activations", turned)
     other = LanguageModel("turned", model.module, model.facts)
     move(tmp_path / "run", other)
-    (one,) = over_all_sites(read_entries(move_folder(tmp_path / "run", other, None)))
+    (one,) = over_all_sites(read_entries(move_folder(tmp_path / "run", other, None), ProbeEntry))
     scores = {name: each.auc.value for name, each in one.scores.items()}
     assert scores["zero_shot"] < scores["source"] - 0.05
     assert scores["procrustes"] == pytest.approx(scores["source"], abs=1e-3)
@@ -277,10 +282,10 @@ def test_layers_can_be_matched_by_likeness(tiny: Callable[..., SweepConfig], tmp
     train(plan_sweep(config), tmp_path / "run")
     model = load(config.model)
     move(tmp_path / "run", model, layers="cka")
-    entries = over_all_sites(read_entries(move_folder(tmp_path / "run", model, None, "cka")))
+    entries = over_all_sites(read_entries(move_folder(tmp_path / "run", model, None, "cka"), ProbeEntry))
     assert entries
     assert all(entry.read_at is None for entry in entries)
-    with pytest.raises(SweepError, match="unknown way to choose layers 'width'; choose from depth, cka"):
+    with pytest.raises(RunError, match="unknown way to choose layers 'width'; choose from depth, cka"):
         move(tmp_path / "run", model, layers="width")
 
 
@@ -288,7 +293,7 @@ def test_probes_move_only_from_and_to_what_they_belong_to(tiny: Callable[..., Sw
     config = tiny(points=("blocks.0.hook_resid_post",))
     run = tmp_path / "run"
     train(plan_sweep(config), run)
-    with pytest.raises(SweepError, match="width 128, and the run's causal of 'sudoku' with width 32; probes move between models of one"):
+    with pytest.raises(RunError, match="width 128, and the run's causal of 'sudoku' with width 32; readers move between models of one"):
         move(run, twin)
     model = load(config.model)
     before = model.fingerprint
@@ -306,9 +311,9 @@ def test_probes_move_only_from_and_to_what_they_belong_to(tiny: Callable[..., Sw
         weight[0, 0] += 1e-3
     model.module.save_pretrained(config.model)
     changed = load(config.model)
-    with pytest.raises(SweepError, match=f"the run is of {before}.*is now {changed.fingerprint}; train its probes again"):
+    with pytest.raises(RunError, match=f"the run is of {before}.*is now {changed.fingerprint}; train its probes again"):
         move(run, changed)
-    with pytest.raises(SweepError, match=f"is a run with fingerprint '{before}', and '{changed.fingerprint}' is"):
+    with pytest.raises(RunError, match=f"is a run with fingerprint '{before}', and '{changed.fingerprint}' is"):
         train(plan_sweep(config), run)
     with pytest.raises(ProbeError, match="they must be the same"):
         load_probe(
@@ -325,7 +330,7 @@ def test_a_run_depends_on_its_seed_alone(tiny: Callable[..., SweepConfig], tmp_p
         train(plan_sweep(config), tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
     train(plan_sweep(config.model_copy(update={"seeds": (1,)})), tmp_path / "third")
-    ours, theirs = (over_all_sites(read_entries(tmp_path / name)) for name in ("one", "third"))
+    ours, theirs = (over_all_sites(read_entries(tmp_path / name, ProbeEntry)) for name in ("one", "third"))
     assert all(one.scores != other.scores for one, other in zip(ours, theirs, strict=True))
 
 
@@ -335,7 +340,7 @@ def test_what_a_killed_process_left_is_swept_away_and_never_read(tiny: Callable[
     whole = contents(tmp_path / "run")
     first, second = (unit_folder(tmp_path / "run", 0, point) for point in sweep.points)
     second.rename(second.with_name(f".{second.name}.partial-1"))
-    assert {one.hook_point for one in read_entries(tmp_path / "run")} == {first.name}
+    assert {one.hook_point for one in read_entries(tmp_path / "run", ProbeEntry)} == {first.name}
     written = (first / "entries.json").stat().st_mtime_ns
     train(sweep, tmp_path / "run")
     assert contents(tmp_path / "run") == whole
@@ -347,7 +352,7 @@ def test_what_cannot_be_fitted_is_named_and_what_was_finished_is_kept(
     tiny: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = plan_sweep(tiny())
-    real = training.activations_at
+    real = gathering.activations_at
 
     def broken(model: LanguageModel, *given: Any, **options: Any) -> Any:
         found = real(model, *given, **options)
@@ -355,13 +360,13 @@ def test_what_cannot_be_fitted_is_named_and_what_was_finished_is_kept(
             found[resid_post(1)][0, 0] = torch.nan
         return found
 
-    monkeypatch.setattr(training, "activations_at", broken)
+    monkeypatch.setattr(gathering, "activations_at", broken)
     with pytest.raises(ProbeError, match=r"1 of \d+ values of the activations of the untrained network at blocks\.1\.hook_resid_post are"):
         train(sweep, tmp_path / "run")
     assert [finished(tmp_path / "run", 0, point) for point in sweep.points] == [True, False]
     monkeypatch.undo()
     train(sweep, tmp_path / "run")
-    assert len(over_all_sites(read_entries(tmp_path / "run"))) == 2
+    assert len(over_all_sites(read_entries(tmp_path / "run", ProbeEntry))) == 2
 
 
 def test_a_concept_of_one_class_is_named(tiny: Callable[..., SweepConfig], tmp_path: Path) -> None:
@@ -370,7 +375,7 @@ def test_a_concept_of_one_class_is_named(tiny: Callable[..., SweepConfig], tmp_p
         train(sweep, tmp_path / "run")
     corrupted = tiny("full", concepts=("conflict",), canvases=CanvasConfig(corrupt=0.3, mask_rates=(0.3, 0.5)), points=("hook_resid_post",))
     train(plan_sweep(corrupted), tmp_path / "corrupted")
-    assert {one.concept for one in read_entries(tmp_path / "corrupted")} == {"conflict"}
+    assert {one.concept for one in read_entries(tmp_path / "corrupted", ProbeEntry)} == {"conflict"}
 
 
 def test_the_untrained_floor_is_read_at_the_very_sites(tiny: Callable[..., SweepConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +387,7 @@ def test_the_untrained_floor_is_read_at_the_very_sites(tiny: Callable[..., Sweep
     point = resid_post(1)
     assert task.untrained.fit.activations[point].shape == task.own.fit.activations[point].shape
     model = task.sweep.model
-    again = training.at_sites(model, puzzle_corpus(model.task, mixed_boards(2, 0)), task.own.fit.sites, [point], lambda *told: None, "")
+    again = gathering.at_sites(model, puzzle_corpus(model.task, mixed_boards(2, 0)), task.own.fit.sites, [point], lambda *told: None, "")
     assert torch.allclose(again.activations[point], task.own.fit.activations[point], atol=1e-4)
 
 
@@ -391,7 +396,7 @@ def test_mask_rates_in_one_fifth_are_one_set(tiny: Callable[..., SweepConfig], t
     sweep = plan_sweep(config)
     assert cost_of(sweep).sets == 3
     train(sweep, tmp_path / "run")
-    assert {one.fitted_at for one in read_entries(tmp_path / "run")} == {None, 0.3, 0.9}
+    assert {one.fitted_at for one in read_entries(tmp_path / "run", ProbeEntry)} == {None, 0.3, 0.9}
     assert rate_bin(torch.tensor([0.3, 0.35, 0.9])).tolist() == [1, 1, 4]
 
 
@@ -414,11 +419,11 @@ def test_puzzles_are_held_out_whole() -> None:
         fit, test = split_groups(corpus, 0.4, seed)
         assert not set(fit.group.tolist()) & set(test.group.tolist())
         assert (len(fit.group.unique()), len(test.group.unique()), len(fit) + len(test)) == (9, 6, 30)
-    with pytest.raises(SweepError, match=r"15 puzzles or documents with 0\.1 held out leave too few; at least 5"):
+    with pytest.raises(RunError, match=r"15 puzzles or documents with 0\.1 held out leave too few; at least 5"):
         split_groups(corpus, 0.1, 0)
 
 
 def test_the_settings_of_a_run_read_back(run: Path) -> None:
-    stored = open_run(run)
+    stored = open_run(run, SweepRun)
     assert stored.config == CONFIG
     assert json.loads((run / "run.json").read_text())["fingerprint"] == load("sudoku-ar").fingerprint

@@ -54,22 +54,28 @@ def make_probe(rng: np.random.Generator, concept: str, layer: int, mask_rate: fl
     )
 
 
-def make_sae(rng: np.random.Generator) -> SaeEntry:
-    def scores(low: float, high: float) -> SaeScores:
-        return SaeScores(fvu=float(rng.uniform(low, high)), l0=float(rng.uniform(20, 40)), dead=float(rng.uniform(0, 0.2)), n=4096)
+def make_saes(rng: np.random.Generator) -> list[SaeEntry]:
+    spans = {"source": (0.1, 0.2), "zero_shot": (0.2, 0.5), "matched": (0.2, 0.5), "stitched": (0.2, 0.5), "native": (0.1, 0.2)}
+    spans |= {"rotated": (0.9, 1.1), "untrained": (0.8, 0.9)}
 
-    return SaeEntry(
-        hook_point=POINT.format(4),
-        architecture="batchtopk",
-        d_in=256,
-        d_sae=2048,
-        training_activations=1_000_000,
-        ar=scores(0.1, 0.2),
-        diffusion=scores(0.2, 0.5),
-        diffusion_by_mask_rate={rate: scores(0.2, 0.5) for rate in RATES},
-        random_rotation=scores(0.9, 1.1),
-        native=scores(0.1, 0.2),
-    )
+    def scores(low: float, high: float) -> SaeScores:
+        share = float(rng.uniform(0, 0.2))
+        return SaeScores(fvu=make_estimate(rng, low, high), l0=float(rng.uniform(20, 40)), dead=share, dense=share / 2, n=4096)
+
+    return [
+        SaeEntry(
+            hook_point=POINT.format(4),
+            layer=4,
+            architecture="batchtopk",
+            d_in=256,
+            d_sae=2048,
+            training_activations=1_000_000,
+            seed=0,
+            mask_rate=rate,
+            scores={name: scores(*span) for name, span in spans.items()},
+        )
+        for rate in (None, *map(float, RATES))
+    ]
 
 
 def make_faithfulness(rng: np.random.Generator, layer: int, dose: float) -> FaithfulnessEntry:
@@ -109,7 +115,7 @@ def make_report(concepts: tuple[str, ...] = ("candidate", "naked_single", "box_h
             for layer in reversed(layers)
             for rate in (None, *map(float, RATES))
         ],
-        sae=make_sae(rng),
+        saes=make_saes(rng),
         reading=make_reading(rng),
         faithfulness=[make_faithfulness(rng, layer, dose) for layer in (2, 4, 6) for dose in (2.0, 0.5, 1.0)],
         seconds={"harvest": 10.0, "total": 60.0},
@@ -177,12 +183,16 @@ def test_a_slice_without_a_score_is_left_blank(report: Report) -> None:
     assert [value is None for row in figure.data[0].z for value in row].count(True) == 1
 
 
-def test_sae_figure_draws_floor_and_ceiling(report: Report) -> None:
-    bars = REPORT_FIGURES["sae"](report).data[0]
-    sae = report.sae
-    scores = [sae.native, sae.ar, sae.diffusion, *sae.diffusion_by_mask_rate.values(), sae.random_rotation]
-    assert list(bars.y) == [score.fvu for score in scores]
+def test_sae_figure_draws_floors_and_ceiling(report: Report) -> None:
+    bars = REPORT_FIGURES["saes"](report).data[0]
+    whole, *by_rate = report.saes
+    names = ("matched", "stitched", "rotated", "untrained")
+    scores = [whole.scores["native"], whole.scores["source"], whole.scores["zero_shot"]]
+    scores += [*(entry.scores["zero_shot"] for entry in by_rate), *(whole.scores[name] for name in names)]
+    assert list(bars.y) == [score.fvu.value for score in scores]
     assert [list(row) for row in bars.customdata] == [[score.l0, 100 * score.dead, score.n] for score in scores]
+    ends = [(y - low, y + high) for y, low, high in zip(bars.y, bars.error_y.arrayminus, bars.error_y.array, strict=True)]
+    assert ends == [pytest.approx((score.fvu.low, score.fvu.high)) for score in scores]
 
 
 def test_faithfulness_figure_draws_each_score_beside_its_control(report: Report) -> None:

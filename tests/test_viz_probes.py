@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
 from interp.report import CEILING, CONTROLS, Estimate, ProbeEntry, Scores
-from interp.sweeps.config import CorpusConfig, SweepConfig, SweepError
-from interp.sweeps.folder import MOVED, RUN, Run, write_entries
+from interp.runs.config import CorpusConfig
+from interp.runs.folder import MOVED, RUN, write_entries
+from interp.runs.settings import RunError
+from interp.sweeps.config import SweepConfig
+from interp.sweeps.folder import SweepRun
 from interp.viz.page import write_page
 from interp.viz.probe_findings import move_findings, run_findings
 from interp.viz.probe_grids import AXES, MEASURES, kept_figure, measures_figure, slices_figure
@@ -83,7 +86,7 @@ def make_part(
         )
         for seed, layer, reader, concept, part in product(seeds, layers, readers, concepts, slices)
     ]
-    return Part(Run(config=config, model=model, fingerprint="ar:1", contents="", **run), tuple(entries))
+    return Part(SweepRun(config=config, model=model, fingerprint="ar:1", contents="", **run), tuple(entries))
 
 
 def make_move(**given: Any) -> Part:
@@ -427,10 +430,10 @@ def test_two_components_get_panels_of_their_own() -> None:
 
 
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match="is no run"):
+    with pytest.raises(RunError, match="is no run"):
         probe_page(tmp_path)
     write_part(replace(make_part(), entries=()), tmp_path / "run")
-    with pytest.raises(SweepError, match=r"nothing of .* is finished"):
+    with pytest.raises(RunError, match=r"nothing of .* is finished"):
         probe_page(tmp_path / "run")
     write_part(make_part(seeds=(0,)), tmp_path / "half")
     write_part(replace(make_move(), entries=()), tmp_path / "half" / MOVED / "diffusion")

@@ -42,22 +42,24 @@ def train(
 
     Example: `denoscope probe train sweep.yaml --out runs/probes --dry-run`
     """
-    from interp.sweeps.config import SweepError, in_file, read_config
+    from interp.runs.config import read_config
+    from interp.runs.folder import RUN
+    from interp.runs.settings import RunError, in_file
+    from interp.sweeps.config import SweepConfig
     from interp.sweeps.cost import cost_of
-    from interp.sweeps.folder import RUN
     from interp.sweeps.train import plan_sweep
     from interp.sweeps.train import train as run
 
-    config = read_config(sweep)
+    config = read_config(sweep, SweepConfig)
     with in_file(sweep):
         planned = plan_sweep(config)
     if dry_run:
         _print_cost(cost_of(planned), as_json)
         return
     if target is None:
-        raise SweepError("--out is missing; it names the folder for probes and figures (or give --dry-run)")
+        raise RunError("--out is missing; it names the folder for probes and figures (or give --dry-run)")
     if (target / RUN).exists() and not resume:
-        raise SweepError(f"{target} already holds a run; give --resume to go on with it, or another --out")
+        raise RunError(f"{target} already holds a run; give --resume to go on with it, or another --out")
     with progress_bars() as tell, resumable(lambda: f"{FINISHED}, and --resume goes on from there"):
         table = run(planned, target, tell)
     _print_best(target, table, as_json)
@@ -91,7 +93,8 @@ def transfer(
 
     Example: `denoscope probe transfer runs/probes --to sudoku-diffusion`
     """
-    from interp.sweeps.move import move, move_folder
+    from interp.runs.moving import move_folder
+    from interp.sweeps.move import move
     from models.load import load
 
     loaded = load(to)
@@ -119,11 +122,11 @@ def report(run: RunFolder, as_json: Json = False) -> None:
 
 def _print_best(folder: Path, table: Path, as_json: bool) -> None:
     """Prints for each concept and reader the hook point where it is read best."""
-    from interp.report import over_all_sites
-    from interp.sweeps.folder import read_entries
+    from interp.report import ProbeEntry, over_all_sites
+    from interp.runs.folder import read_entries
     from interp.sweeps.summary import best
 
-    rows = best(over_all_sites(read_entries(folder)))
+    rows = best(over_all_sites(read_entries(folder, ProbeEntry)))
     if as_json:
         print_json({"results": str(table), "best": rows})
         return

@@ -13,9 +13,10 @@ from interp.concepts import Concept, Kind, Sites
 from interp.corpus import Corpus
 from interp.harvest import Plan
 from interp.report import CONTROLS, Entry
+from interp.runs.material import gather, split_groups
 from interp.scoring import Said, reads, score, slices
-from interp.sweeps.material import material, split_groups
-from interp.sweeps.train import Sweep, gather, parts_of
+from interp.sweeps.material import material
+from interp.sweeps.train import Sweep, parts_of
 from probes.sweep import estimate_sweep
 
 TRIAL_SEQUENCES, TRIAL_SITES = 16, 2000

@@ -14,60 +14,22 @@ from interp.concepts import Concept
 from interp.corpus import Corpus
 from interp.harvest import check_points
 from interp.report import ProbeEntry
+from interp.runs.config import CanvasConfig
+from interp.runs.folder import Tell, begin, finished, open_run, unit, unit_folder, write_entries
+from interp.runs.material import at_sites, gather, split_groups
+from interp.runs.moving import candidates, check_move, move_folder
+from interp.runs.settings import RunError
 from interp.scoring import Penalties, Probes, Question, input_only, reads
-from interp.sweeps.config import CanvasConfig, SweepConfig, SweepError
-from interp.sweeps.folder import (
-    MOVED,
-    Run,
-    Tell,
-    begin,
-    contents_of,
-    finished,
-    open_run,
-    probe_folder,
-    unit,
-    unit_folder,
-    write_entries,
-    write_results,
-)
-from interp.sweeps.material import material, split_groups
-from interp.sweeps.train import Sweep, at_sites, gather, plan_sweep
+from interp.sweeps.config import SweepConfig
+from interp.sweeps.folder import SweepRun, probe_folder, write_results
+from interp.sweeps.material import material
+from interp.sweeps.train import Sweep, plan_sweep
 from interp.transfer import FIT, How, Pairs, Split, TransferData, questions_of, same_views, shuffled_weights, transfer_point
 from models.decoding import Decoding
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.linear import load_probe
 from probes.similarity import linear_cka
-
-
-def move_folder(folder: Path, to: LanguageModel, policy: str | None, layers: str = "depth") -> Path:
-    """Returns where the results of moving a run's probes to a model are."""
-    parts = (to.name, *([policy] if policy else []), *([layers] if layers != "depth" else []))
-    return folder / MOVED / "-".join(parts)
-
-
-LAYERS = ("depth", "cka")
-"""How the layer is chosen at which the other model is read: the one of the same relative depth, or the most alike."""
-
-
-def candidates(points: Sequence[HookPoint], source: LanguageModel, to: LanguageModel, layers: str) -> dict[HookPoint, list[HookPoint]]:
-    """Returns where the other model may be read for each hook point.
-
-    Raises:
-        SweepError: On an unknown way to choose layers.
-    """
-    if layers not in LAYERS:
-        raise SweepError(f"unknown way to choose layers {layers!r}; choose from {', '.join(LAYERS)}")
-
-    def there(point: HookPoint) -> list[HookPoint]:
-        if point.layer is None:
-            return [point]
-        if layers == "cka":
-            return [HookPoint(layer, point.component) for layer in range(to.n_layers)]
-        depth = (point.layer + 0.5) / source.n_layers
-        return [HookPoint(min(round(depth * to.n_layers - 0.5), to.n_layers - 1), point.component)]
-
-    return {point: there(point) for point in points}
 
 
 def layer_map(data: TransferData, among: Mapping[HookPoint, Sequence[HookPoint]]) -> dict[HookPoint, HookPoint]:
@@ -80,27 +42,6 @@ def layer_map(data: TransferData, among: Mapping[HookPoint, Sequence[HookPoint]]
         point: there[0] if len(there) == 1 else max(there, key=lambda place, point=point: alike(point, place))  # type: ignore[misc]
         for point, there in among.items()
     }
-
-
-def check_move(run: Run, sweep: Sweep, to: LanguageModel) -> None:
-    """Returns nothing.
-
-    Raises:
-        SweepError: Where the run's model has changed, or the other model cannot be read by its probes.
-    """
-    model = sweep.model
-    if model.fingerprint != run.fingerprint:
-        raise SweepError(f"the run is of {run.fingerprint}, and {run.config.model} is now {model.fingerprint}; train its probes again")
-    if contents_of(run.config.corpus) != run.contents:
-        raise SweepError(
-            f"the files of the run's corpus have changed ({', '.join(map(str, run.config.corpus.read))}), so that what was fitted on could "
-            "be scored on; train its probes again"
-        )
-    if (to.facts.task, to.d_model) != (model.facts.task, model.d_model):
-        raise SweepError(
-            f"{to.name} is of the task {to.facts.task!r} with width {to.d_model}, and the run's {model.name} of {model.facts.task!r} with "
-            f"width {model.d_model}; probes move between models of one task and width"
-        )
 
 
 def move(
@@ -125,20 +66,20 @@ def move(
         tell: Told (stage, done, total).
 
     Raises:
-        SweepError: Where run, models or folders do not belong together, or nothing of the run is finished.
+        RunError: Where run, models or folders do not belong together, or nothing of the run is finished.
         CanvasError: On kinds of positions that the other model does not have.
         HookPointError: Where it lacks a hook point.
     """
-    run = open_run(folder)
+    run = open_run(folder, SweepRun)
     sweep = plan_sweep(run.config)
-    check_move(run, sweep, to)
+    check_move(run, sweep.model, to)
     config = run.config.model_copy(update={"kinds": tuple(kinds) or run.config.kinds})
     among = candidates(sweep.points, sweep.model, to, layers)
     _check_reading(config, to, policy, list(dict.fromkeys(chain(*among.values()))))
     target = move_folder(folder, to, policy, layers)
     seeds = [seed for seed in config.seeds if any(finished(folder, seed, point) for point in sweep.points)]
     if not seeds:
-        raise SweepError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
+        raise RunError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
     begin(target, run.model_copy(update={"config": config, "moved_to": to.name, "moved_fingerprint": to.fingerprint, "policy": policy}))
     units = [(seed, point) for seed in seeds for point in sweep.points if finished(folder, seed, point)]
     done = sum(finished(target, seed, point) for seed, point in units)
@@ -173,7 +114,7 @@ def _check_reading(config: SweepConfig, to: LanguageModel, policy: str | None, p
     if policy is not None:
         Decoding(policy)  # says which there are
     if policy is not None and to.facts.objective == "causal":
-        raise SweepError(f"{to.name} is a causal model, which writes left to right; leave out the policy {policy!r}")
+        raise RunError(f"{to.name} is a causal model, which writes left to right; leave out the policy {policy!r}")
     canvases = config.canvases if policy is None else CanvasConfig(policy=policy)
     one = torch.zeros(1, 1, dtype=torch.long)
     check_source(to, canvases.source(to, 0), kinds, Corpus(one, one.bool(), one[0]))
@@ -182,13 +123,13 @@ def _check_reading(config: SweepConfig, to: LanguageModel, policy: str | None, p
 
 def _probes(folder: Path, questions: Sequence[Question], point: HookPoint, reader: str, seed: int) -> tuple[list[Question], Probes]:
     """Returns the run's probes by concept, and the questions, both with the heads that both have."""
-    run, asked, probes = open_run(folder), [], {}
+    run, asked, probes = open_run(folder, SweepRun), [], {}
     for question in questions:
         name = question.concept.name
         probe = load_probe(probe_folder(unit_folder(folder, seed, point), reader, name), fitted_on=f"{run.fingerprint}@{point}")
         heads = [head for head in question.heads if head in probe.heads]
         if len(heads) < (2 if probe.link == "softmax" else 1):
-            raise SweepError(
+            raise RunError(
                 f"{reader} reads {', '.join(probe.heads)} for {name!r}, and too few of them occur on both models; "
                 "leave the reader or the concept out of the sweep"
             )

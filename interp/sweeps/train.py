@@ -7,14 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from interp.canvases import check_source
 from interp.concepts import Concept, Sites
-from interp.corpus import Corpus
-from interp.harvest import Harvest, activations_at, harvest, points_of
 from interp.report import ProbeEntry
+from interp.runs.folder import Tell, begin, contents_of, finished, unit, write_entries
+from interp.runs.material import Planned, at_sites, corpus_of, gather, plan, split_groups
+from interp.runs.settings import SettingError, of_setting
 from interp.scoring import (
     EXCLUSIVE_ONLY,
     Asked,
@@ -30,13 +29,11 @@ from interp.scoring import (
     reads,
     slices,
 )
-from interp.sweeps.config import SettingError, SweepConfig, of_setting
-from interp.sweeps.folder import Run, Tell, begin, contents_of, finished, probe_folder, unit, write_entries, write_results
-from interp.sweeps.material import concepts_of, corpus_of, material, split_groups
+from interp.sweeps.config import SweepConfig
+from interp.sweeps.folder import SweepRun, probe_folder, write_results
+from interp.sweeps.material import concepts_of, material
 from interp.transfer import Split, shuffled_weights
 from models.hookpoints import HookPoint
-from models.language_model import LanguageModel
-from models.load import load
 from probes.controls import shuffle_labels
 from probes.errors import check_finite
 from probes.linear import LinearProbe, save_probe
@@ -46,17 +43,17 @@ FITTED, SCORED = range(2)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Planned):
     """A sweep's settings, checked against its model."""
 
     config: SweepConfig
-    model: LanguageModel
-    points: tuple[HookPoint, ...]
 
     @property
-    def run(self) -> Run:
+    def run(self) -> SweepRun:
         """What its folder is of."""
-        return Run(config=self.config, model=self.model.name, fingerprint=self.model.fingerprint, contents=contents_of(self.config.corpus))
+        return SweepRun(
+            config=self.config, model=self.model.name, fingerprint=self.model.fingerprint, contents=contents_of(self.config.corpus)
+        )
 
 
 def plan_sweep(config: SweepConfig) -> Sweep:
@@ -65,59 +62,22 @@ def plan_sweep(config: SweepConfig) -> Sweep:
     Raises:
         SettingError: Naming the setting that does not, and the choices.
     """
-    with of_setting("model"):
-        model = load(config.model)
-    with of_setting("points"):
-        points = points_of(model, config.points)
-    with of_setting("corpus"):
-        corpus, own = corpus_of(config, model, config.seeds[0])
-        split_groups(corpus, config.held_out, config.seeds[0])
-    with of_setting("kinds"):
-        check_source(model, config.canvases.source(model, 0), config.position_kinds, corpus)
+    planned = plan(config)
     with of_setting("concepts"):
-        concepts = concepts_of(config, model, own)
+        _, own = corpus_of(config, planned.model, config.seeds[0])
+        concepts = concepts_of(config, planned.model, own)
     idle = [reader for reader in config.readers if reader in EXCLUSIVE_ONLY]
     if idle and not any(concept.exclusive for concept in concepts):
         said = f"{idle[0]!r} chooses between classes, and {', '.join(one.name for one in concepts)} have heads that may be true together"
         raise SettingError("readers", f"{said}; leave it out")
-    return Sweep(config, model, points)
-
-
-def gather(sweep: Sweep, model: LanguageModel, parts: Sequence[Corpus], seed: int, tell: Tell, stage: str) -> list[Harvest]:
-    """Returns a model's activations at all hook points of a sweep, on the sequences to fit on and on those to score on."""
-    config, total = sweep.config, sum(len(part) for part in parts)
-    found: list[Harvest] = []
-    before = 0
-    for offset, part in enumerate(parts):
-        found.append(
-            harvest(
-                model,
-                part,
-                sweep.points,
-                canvases=config.canvases.source(model, seed),
-                kinds=config.position_kinds,
-                sites_per_canvas=config.sites_per_canvas,
-                seed=seed + offset,
-                on_sequence=lambda done, _, before=before: tell(stage, before + done, total),  # type: ignore[misc]
-            )
-        )
-        before += len(part)
-    return found
-
-
-def at_sites(model: LanguageModel, corpus: Corpus, sites: Sites, points: Sequence[HookPoint], tell: Tell, stage: str) -> Harvest:
-    """Returns a model's activations at the very sites of another one: a causal model reads the sequences, a masked one the canvases."""
-    canvases, rows = corpus.sequences, sites.sample
-    if model.facts.objective == "masked":
-        canvases, rows = torch.unique(sites.seen, dim=0, return_inverse=True)
-    return Harvest(sites, activations_at(model, canvases, rows, sites.position, points, lambda done, total: tell(stage, done, total)))
+    return Sweep(config, planned.model, planned.points)
 
 
 def train(sweep: Sweep, folder: Path, tell: Tell = lambda stage, done, total: None) -> Path:
     """Returns the table of everything that was measured, after training what is not finished yet in ``folder``.
 
     Raises:
-        SweepError: Where the folder is another run's.
+        RunError: Where the folder is another run's.
         ScoringError: Where a concept is nearly always, or never, true. What was finished before is kept.
     """
     begin(folder, sweep.run)

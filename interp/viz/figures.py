@@ -77,26 +77,38 @@ def mask_rate_figure(probes: Iterable[ProbeEntry]) -> Figure:
     return grids_figure(grids, AUC_COLORS, wide=3, title=title, caption=caption, x_title="share of cells masked", y_title="layer")
 
 
-def sae_figure(sae: SaeEntry) -> Figure:
-    """Returns bars of variance that the causal twin's SAE leaves unexplained: ceiling, causal twin, diffusion by mask rate, floor."""
+def sae_figure(saes: Sequence[SaeEntry]) -> Figure:
+    """Returns bars of the variance that SAEs leave unexplained: ceiling, causal twin, diffusion twin by mask rate, moved, floors."""
+    (sae,) = over_all_sites(saes)
+    by_rate = {entry.mask_rate: entry.scores["zero_shot"] for entry in saes if entry.mask_rate is not None}
     bars: list[tuple[str, SaeScores, str, str]] = [
-        ("ceiling: SAE of<br>diffusion twin", sae.native, GREEN, "/"),
-        ("causal twin", sae.ar, BLUE, ""),
-        ("diffusion,<br>all mask rates", sae.diffusion, VERMILION, ""),
-        *((f"diffusion,<br>{_rate(rate)} masked", scores, ORANGE, "") for rate, scores in sae.diffusion_by_mask_rate.items()),
-        ("floor: turned<br>at random", sae.random_rotation, GREY, "x"),
+        ("ceiling: SAE of<br>diffusion twin", sae.scores["native"], GREEN, "/"),
+        ("causal twin", sae.scores["source"], BLUE, ""),
+        ("diffusion,<br>all mask rates", sae.scores["zero_shot"], VERMILION, ""),
+        *((f"diffusion,<br>{_rate(rate)} masked", scores, ORANGE, "") for rate, scores in by_rate.items()),
+        ("matched<br>in mean, size", sae.scores["matched"], PURPLE, ""),
+        ("stitched by<br>affine maps", sae.scores["stitched"], PURPLE, "."),
+        ("floor: turned<br>at random", sae.scores["rotated"], GREY, "x"),
+        ("floor: SAE of<br>untrained", sae.scores["untrained"], GREY, "-"),
     ]
     scores = [score for _, score, _, _ in bars]
     figure = go.Figure(
         go.Bar(
             x=[label for label, _, _, _ in bars],
-            y=[score.fvu for score in scores],
+            y=[score.fvu.value for score in scores],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [score.fvu.high - score.fvu.value for score in scores],
+                "arrayminus": [score.fvu.value - score.fvu.low for score in scores],
+                "thickness": 1,
+            },
             customdata=[[score.l0, 100 * score.dead, score.n] for score in scores],
             marker={
                 "color": [color for _, _, color, _ in bars],
                 "pattern": {"shape": [shape for _, _, _, shape in bars], "solidity": 0.25},
             },
-            text=[f"{score.fvu:.2f}" for score in scores],
+            text=[f"{score.fvu.value:.2f}" for score in scores],
             textposition="outside",
             cliponaxis=False,
             hovertemplate=(
@@ -203,7 +215,7 @@ def confidence_figure(trace: BoardTrace) -> Figure:
 REPORT_FIGURES: dict[str, Callable[[Report], Figure]] = {
     "probe_transfer": lambda report: probe_transfer_figure(report.probes),
     "mask_rate": lambda report: mask_rate_figure(report.probes),
-    "sae": lambda report: sae_figure(report.sae),
+    "saes": lambda report: sae_figure(report.saes),
     "faithfulness": lambda report: faithfulness_figure(report.faithfulness),
 }
 """The figures of a report, in page order."""

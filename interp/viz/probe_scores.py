@@ -10,7 +10,8 @@ from math import hypot
 from pathlib import Path
 
 from interp.report import AT_HOME, CEILING, CONTROLS, Estimate, ProbeEntry, over_all_sites
-from interp.sweeps.folder import MOVED, RUN, Run, open_run, read_entries
+from interp.runs.folder import MOVED, RUN, open_run, read_entries
+from interp.sweeps.folder import SweepRun
 from interp.sweeps.summary import by_place, mean_over_seeds
 from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series
 
@@ -147,7 +148,7 @@ def kept(read: Read, name: str) -> float | None:
 class Part:
     """A run, or one of its moves: what it is of, and what was measured."""
 
-    run: Run
+    run: SweepRun
     entries: tuple[ProbeEntry, ...]
 
     @property
@@ -170,10 +171,10 @@ def read_parts(folder: Path) -> tuple[Part, list[Part]]:
     """Returns a run and those of its moves of which something is finished.
 
     Raises:
-        SweepError: Where a folder is no run.
+        RunError: Where a folder is no run.
     """
     folders = sorted(path.parent for path in (folder / MOVED).glob(f"*/{RUN}"))
-    parts = [Part(open_run(one), tuple(read_entries(one))) for one in (folder, *folders)]
+    parts = [Part(open_run(one, SweepRun), tuple(read_entries(one, ProbeEntry))) for one in (folder, *folders)]
     return parts[0], [part for part in parts[1:] if part.entries]
 
 

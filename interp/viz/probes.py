@@ -10,8 +10,8 @@ from textwrap import wrap
 from plotly.graph_objects import Figure
 
 from interp.report import Estimate
-from interp.sweeps.config import SweepError
-from interp.sweeps.folder import settings_of
+from interp.runs.folder import settings_of
+from interp.runs.settings import RunError
 from interp.viz.page import Table, render_page
 from interp.viz.probe_findings import move_findings, run_findings
 from interp.viz.probe_grids import AXES, kept_figure, measures_figure, slices_figure
@@ -39,11 +39,11 @@ def probe_page(folder: Path) -> str:
     """Returns the standalone page of a run and all its moves, as HTML.
 
     Raises:
-        SweepError: Where the folder is no run, or nothing of it is finished.
+        RunError: Where the folder is no run, or nothing of it is finished.
     """
     run, moves = read_parts(folder)
     if not run.entries:
-        raise SweepError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
+        raise RunError(f"nothing of {folder} is finished; run `denoscope probe train` to its end first")
     places = best_places(run, run.places)
     figures, findings = run_figures(run, places), run_findings(run, places)
     tables = [best_table(run, best_by_reader(run, run.places))]

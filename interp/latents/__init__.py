@@ -1,0 +1,1 @@
+"""Latents of sparse autoencoders: what each tells, where it fires, when, and what comes of moving it."""
