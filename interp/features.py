@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def few_latents(
 ) -> dict[str, float]:
     """Returns by concept and number of latents the mean AUC over heads of probes that may use so few, fitted and scored apart.
 
-    Concepts that hardly vary at these sites are left out.
+    Concepts that hardly vary at these sites are left out, and a warning names them.
     """
     found: dict[str, float] = {}
     parts = [_drawn(x, sites, seed) for x, sites in (fit, test)]
@@ -131,7 +132,8 @@ def few_latents(
     for concept in concepts:
         try:
             question = question_of(concept, *(sites for _, sites in parts))
-        except ScoringError:
+        except ScoringError as error:
+            warnings.warn(f"left out of k-sparse probing: {error}", UserWarning, stacklevel=2)
             continue
         for count in FEW:
             probe = fit_k_sparse(latents[0], question.truth[0], heads=question.heads, fitted_on="", k=count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _CLEAN, _SPLICED, _ZERO, _MEAN, _KL, _WEIGHT = range(6)
 
 
-@torch.no_grad()
 def splice_scores(
     model: LanguageModel,
     saes: Mapping[HookPoint, SAE[Any]],
@@ -39,56 +38,76 @@ def splice_scores(
     kinds: Sequence[Kind] | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SpliceScores]:
-    """Returns what each SAE costs where it is spliced in alone: over all tokens, at each mask rate, and of the denoising bound.
+    """Returns what each SAE costs where it is spliced in alone: see ``splice_scores_at``, which scores several at one hook point."""
+    return [
+        one
+        for point, sae in saes.items()
+        for one in splice_scores_at(model, point, [sae], canvases, kinds=kinds, n_resamples=n_resamples, seed=seed)[0]
+    ]
+
+
+@torch.no_grad()
+def splice_scores_at(
+    model: LanguageModel,
+    point: HookPoint,
+    saes: Sequence[SAE[Any]],
+    canvases: Canvases,
+    *,
+    kinds: Sequence[Kind] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> list[list[SpliceScores]]:
+    """Returns what each SAE of a hook point costs where it is spliced in: over all tokens, at each mask rate, and of the denoising bound.
 
     Scored are the true tokens at masked positions, which is a masked model's denoising loss; of a causal model's whole sequences, all that
     is asked for. The bound is that of MDLM (2406.07524) and LLaDA (2502.09992, equation 6) a token: the mean over uniform mask rates of
     the masked tokens' mean cross-entropy, by the midpoint rule over the canvases' nominal rates. It is given where masks were drawn.
-    The network runs once untouched, once for the means, and three times an SAE.
+    The network runs untouched, for the mean, with zeros, with the mean, and once an SAE.
 
     Args:
         model: Either twin.
-        saes: By hook point; they read and write raw activations.
+        point: Where the SAEs are put, one at a time.
+        saes: They read and write raw activations.
         canvases: Of ``interp.canvases``; intervals resample their groups, as ratios of sums.
         kinds: Replaces only the activations that predict positions of these kinds; None is all activations, as in DLM-Scope (2602.05859).
         n_resamples: Of the bootstrap.
         seed: Of the bootstrap.
-        on_batch: Told (canvases done, total).
 
     Raises:
         SplicingError: On an SAE of another width, canvases without a token to score, or without a position of the kinds.
-        HookPointError: Where the model lacks one of the points.
+        HookPointError: Where the model lacks the point.
     """
     scored = canvases.kind == Kind.MASKED
     scored[:, : model.facts.logit_shift] = False
     if not scored.any():
         raise SplicingError(f"{len(canvases)} canvases without a masked position that {model.name} predicts; give some with one")
     where = None if kinds is None else _of_kinds(canvases, kinds, model.facts.logit_shift)
-    means = _means(model, saes, canvases, where)
-    parts: dict[HookPoint, list[Tensor]] = {point: [] for point in saes}
+    mean = _mean(model, point, canvases, where)
+    parts: list[list[Tensor]] = [[] for _ in saes]
     for start in range(0, len(canvases), BATCH):
         batch = slice(start, start + BATCH)
         here = None if where is None else where[batch]
-        for point, found in _scored_batch(model, saes, means, _Batch(canvases.tokens[batch], canvases.truth[batch], scored[batch], here)):
-            parts[point].append(found)
-        on_batch(min(start + BATCH, len(canvases)), len(canvases))
+        read = _Batch(canvases.tokens[batch], canvases.truth[batch], scored[batch], here)
+        for own, found in zip(parts, _scored_batch(model, point, saes, mean, read), strict=True):
+            own.append(found)
     named = "everywhere" if kinds is None else ", ".join(kind.name.lower() for kind in kinds)
     places = _slices(canvases, scored)
     group = torch.unique(canvases.group, return_inverse=True)[1][torch.nonzero(scored)[:, 0]]
     return [
-        SpliceScores(
-            hook_point=str(point),
-            layer=-1 if point.layer is None else point.layer,
-            spliced_at=named,
-            weights="tokens" if name != "bound" else "bound",
-            mask_rate=name if isinstance(name, float) else None,
-            tokens=int((weights > 0).sum()),
-            **_estimates(torch.cat(found), weights, group, n_resamples, seed),
-        )
-        for point, found in parts.items()
-        for name, weights in places.items()
+        [
+            SpliceScores(
+                hook_point=str(point),
+                layer=-1 if point.layer is None else point.layer,
+                spliced_at=named,
+                weights="tokens" if name != "bound" else "bound",
+                mask_rate=name if isinstance(name, float) else None,
+                tokens=int((weights > 0).sum()),
+                **_estimates(torch.cat(found), weights, group, n_resamples, seed),
+            )
+            for name, weights in places.items()
+        ]
+        for found in parts
     ]
 
 
@@ -121,40 +140,38 @@ class _Batch:
 
 
 def _scored_batch(
-    model: LanguageModel, saes: Mapping[HookPoint, SAE[Any]], means: Mapping[HookPoint, Tensor], batch: _Batch
-) -> Iterator[tuple[HookPoint, Float[Tensor, "token 5"]]]:
-    """Yields by hook point the cross-entropies of each scored token, clean, spliced, at zero and at the mean, and the divergence."""
+    model: LanguageModel, point: HookPoint, saes: Sequence[SAE[Any]], mean: Float[Tensor, " d_model"], batch: _Batch
+) -> Iterator[Float[Tensor, "token 5"]]:
+    """Yields for each SAE the cross-entropies of each scored token, clean, spliced, at zero and at the mean, and the divergence."""
     clean = batch.predicted(model, {})
     target = batch.truth[batch.scored].to(clean.device)[:, None]
-    for point, sae in saes.items():
-        replacements: dict[int, Replace] = {
-            _SPLICED: partial(rebuilt, sae, False),
-            _ZERO: torch.zeros_like,
-            _MEAN: partial(_constant, means[point]),
-        }
-        told = {_CLEAN: clean, **{variant: batch.predicted(model, {point: replace}) for variant, replace in replacements.items()}}
-        losses = [-told[variant].gather(1, target)[:, 0] for variant in (_CLEAN, _SPLICED, _ZERO, _MEAN)]
-        divergence = functional.kl_div(told[_SPLICED], clean, reduction="none", log_target=True).sum(1)
-        yield point, torch.stack([*losses, divergence], 1).double().cpu()
+
+    def loss(told: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:
+        return -told.gather(1, target)[:, 0]
+
+    zero, at_mean = (loss(batch.predicted(model, {point: replace})) for replace in (torch.zeros_like, partial(_constant, mean)))
+    for sae in saes:
+        spliced = batch.predicted(model, {point: partial(rebuilt, sae, False)})
+        divergence = functional.kl_div(spliced, clean, reduction="none", log_target=True).sum(1)
+        yield torch.stack([loss(clean), loss(spliced), zero, at_mean, divergence], 1).double().cpu()
 
 
 def _constant(value: Float[Tensor, " d_model"], x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     return value.to(x).expand_as(x)
 
 
-def _means(
-    model: LanguageModel, points: Mapping[HookPoint, Any], canvases: Canvases, where: Bool[Tensor, "canvas pos"] | None
-) -> dict[HookPoint, Float[Tensor, " d_model"]]:
+def _mean(
+    model: LanguageModel, point: HookPoint, canvases: Canvases, where: Bool[Tensor, "canvas pos"] | None
+) -> Float[Tensor, " d_model"]:
     """Returns the mean of the activations that are replaced."""
     every = torch.ones_like(canvases.kind, dtype=torch.bool)
     replaced = every if where is None else predicting(where, model.facts.logit_shift)
-    sums = {point: torch.zeros(model.d_model, dtype=torch.float64, device=model.device) for point in points}
+    total = torch.zeros(model.d_model, dtype=torch.float64, device=model.device)
     for start in range(0, len(canvases), BATCH):
         batch = slice(start, start + BATCH)
         rows, positions = torch.nonzero(replaced[batch], as_tuple=True)
-        for point, values in model.activations(canvases.tokens[batch], tuple(points), rows, positions).items():
-            sums[point] += values.sum(0, dtype=torch.float64)
-    return {point: total / replaced.sum().clamp(min=1) for point, total in sums.items()}
+        total += model.activations(canvases.tokens[batch], (point,), rows, positions)[point].sum(0, dtype=torch.float64)
+    return total / replaced.sum().clamp(min=1)
 
 
 def _slices(canvases: Canvases, scored: Bool[Tensor, "canvas pos"]) -> dict[float | Literal["all", "bound"], Float[Tensor, " token"]]:

@@ -81,3 +81,10 @@ def _grouped(values: Iterable[Measured], axes: Sequence[str]) -> dict[str, list[
     for value in values:
         groups.setdefault(label_of(value.at, axes), []).append(value)
     return groups
+
+
+def over_seeds(found: Sequence[Estimate]) -> Estimate:
+    """Returns the mean over seeds, to 4 decimals; its bounds are the lowest and the highest end of their intervals, its n the fewest."""
+    value = sum(one.value for one in found) / len(found)
+    low, high = min(one.low for one in found), max(one.high for one in found)
+    return Estimate(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=min(one.n for one in found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from interp.boards import mixed_boards
 from interp.canvases import Masked, Whole
 from interp.corpus import Corpus, puzzle_corpus
 from interp.harvest import Plan, harvest
+from interp.latents.entries import SaeSummary
 from interp.report import SaeEntry, over_all_sites
 from interp.runs.config import CorpusConfig
 from interp.runs.folder import RESULTS, finished, read_entries, unit_folder
@@ -23,10 +24,14 @@ from interp.runs.material import split_groups
 from interp.runs.moving import move_folder
 from interp.runs.settings import RunError
 from interp.saes.config import SaeConfig
+from interp.saes.describe import describe
 from interp.saes.move import move
 from interp.saes.pools import LivePools, StoredPools
+from interp.saes.summary import STATISTICS, by_point, cost_of_splicing, tuning, unexplained, unexplained_by_rate
 from interp.saes.train import plan_saes, train
 from interp.store import harvest_to
+from interp.viz.sae_page import sae_page
+from interp.viz.saes import saes_page
 from models.hookpoints import resid_post
 from models.language_model import LanguageModel
 from models.load import load
@@ -50,6 +55,15 @@ CONFIG = SaeConfig(
     crosscoder=400,
 )
 POINT = resid_post(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pairs() -> Iterator[None]:
+    """Keeps small what the models read one by one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.saes.move.MOST_PAIRS", 300)
+        patch.setattr("interp.saes.train.SPLICED", 6)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +99,7 @@ def corpus() -> Corpus:
 
 def test_a_pool_depends_on_its_number_alone(corpus: Corpus) -> None:
     points = (resid_post(0), POINT)
-    pools = LivePools(load("sudoku-diffusion"), corpus, points, Plan(Masked(), sites_per_canvas=4, seed=3), 10.0)
+    pools = LivePools(load("sudoku-diffusion"), corpus, points, Plan(Masked(), sites_per_canvas=4, seed=3), 10.0, 150)
     first, second = pools(0), pools(1)
     assert all(torch.equal(first[name], again) for name, again in pools(0).items())
     assert {len(rows) for rows in first.values()} == {len(first[str(POINT)])}
@@ -94,8 +108,9 @@ def test_a_pool_depends_on_its_number_alone(corpus: Corpus) -> None:
 
 def test_a_round_of_pools_shows_each_sequence_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("sudoku-ar")
-    monkeypatch.setattr("interp.saes.pools.POOL_ROWS", 4 * 81)
-    pools = LivePools(model, corpus, (POINT,), Plan(Whole(worth=1), sites_per_canvas=81, seed=0), 100.0)
+    monkeypatch.setattr("interp.saes.pools.POOL_ROWS", int(3.9 * corpus.asked.sum() / len(corpus)))
+    monkeypatch.setattr("interp.saes.pools.bfloat16_is_fast", lambda device: False)
+    pools = LivePools(model, corpus, (POINT,), Plan(Whole(worth=1), sites_per_canvas=81, seed=0), 100.0, 10**6)
     assert pools.sequences == 4
     seen = torch.cat([pools(number)[str(POINT)] for number in range(3)])
     whole = harvest(model, corpus, [POINT], canvases=Whole(worth=1), sites_per_canvas=81).activations[POINT]
@@ -105,10 +120,33 @@ def test_a_round_of_pools_shows_each_sequence_once(corpus: Corpus, monkeypatch: 
     assert not torch.equal(again, seen)
 
 
+@pytest.mark.parametrize("rate", [None, 0.3])
+@pytest.mark.parametrize("wanted", [40, 150, 280])
+def test_pools_hold_the_rows_that_are_wanted_and_few_more(
+    wanted: int, rate: float | None, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.saes.pools.POOL_ROWS", 100)
+    model, source = (load("sudoku-diffusion"), Masked((rate,))) if rate else (load("sudoku-ar"), Whole())
+    pools = LivePools(model, corpus, (POINT,), Plan(source, sites_per_canvas=9, seed=1), 100.0, wanted)
+    count = {40: 1, 150: 2, 280: 3}[wanted]
+    assert wanted <= sum(len(pools(number)[str(POINT)]) for number in range(count)) < 1.03 * wanted + count * pools.of_a_sequence[1]
+
+
+def test_a_forward_pass_in_bfloat16_is_close(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = LivePools(load("sudoku-ar"), corpus, (POINT,), Plan(Whole()), 100.0, 300)
+    found = []
+    for fast in (False, True):
+        monkeypatch.setattr("interp.saes.pools.bfloat16_is_fast", lambda device, fast=fast: fast)
+        found.append(pools(0)[str(POINT)])
+    exact, rounded = found
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).square().sum() < 1e-3 * (exact - exact.mean(0)).square().sum()
+
+
 def test_rows_of_unusual_length_are_left_out_at_every_point(corpus: Corpus) -> None:
     points, plan = (resid_post(0), POINT), Plan(Masked(), sites_per_canvas=4)
     model = load("sudoku-diffusion")
-    every, some = (LivePools(model, corpus, points, plan, most)(0) for most in (100.0, 1.05))
+    every, some = (LivePools(model, corpus, points, plan, most, 200)(0) for most in (100.0, 1.05))
     assert 0 < len(some[str(POINT)]) == len(some[str(points[0])]) < len(every[str(POINT)])
     for rows in some.values():
         assert rows.norm(dim=1).max() <= 1.05 * max(part.norm(dim=1).median() for part in every.values())
@@ -151,7 +189,7 @@ def test_an_sae_beats_its_floors(run: Path) -> None:
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.saes.pools.POOL_ROWS", 2000)
+    monkeypatch.setattr("interp.saes.pools.POOL_ROWS", 400)
     planned, whole = plan_saes(CONFIG.model_copy(update={"concepts": ()})), tmp_path / "whole"
     train(planned, whole)
 
@@ -229,6 +267,64 @@ def test_the_table_holds_every_score(run: Path, moved: list[SaeEntry]) -> None:
     assert row["moved_to"] == "sudoku-diffusion"
 
 
+# what is shown
+
+
+def test_statistics_are_the_entries(moved: list[SaeEntry]) -> None:
+    own = [one for one in over_all_sites(moved) if one.layer == 3]
+    mean = sum(one.scores["stitched"].fvu.value for one in own) / len(own)
+    assert unexplained(moved).at(sae="stitched", layer=3).value == pytest.approx(mean, abs=1e-4)
+    (row,) = [row for row in by_point(over_all_sites(moved)) if row["hook point"] == str(POINT)]
+    assert row["stitched"] == pytest.approx(mean, abs=1e-4)
+    assert row["seeds"] == len(own)
+    rate = [one for one in moved if one.layer == 1 and one.mask_rate == 0.7]
+    value = unexplained_by_rate(moved).at(at=CONFIG.points[0], sae="native", **{"percent masked": 70}).value
+    assert value == pytest.approx(sum(one.scores["native"].fvu.value for one in rate) / len(rate), abs=1e-4)
+    deltas = [one.scores["zero_shot"].spliced for one in own]
+    cost = cost_of_splicing(moved).at(tokens="all tokens", sae="zero_shot", layer=3).value
+    assert cost == pytest.approx(sum(one.delta.value for one in deltas if one) / len(own), abs=1e-4)
+
+
+def test_the_tuning_curve_has_every_size(moved: list[SaeEntry]) -> None:
+    curve = tuning(moved)
+    assert {(value.at["sae"], value.at["activations"]) for value in curve.values} == {
+        (kind, count) for kind in ("tuned", "frozen", "scratch") for count in CONFIG.tuned
+    }
+    own = [one.scores["frozen 256"].fvu.value for one in over_all_sites(moved) if one.layer == 1]
+    assert curve.at(at=CONFIG.points[0], sae="frozen", activations=256).value == pytest.approx(sum(own) / len(own), abs=1e-4)
+
+
+def test_floors_and_ceiling_are_drawn_as_such(moved: list[SaeEntry]) -> None:
+    assert unexplained(moved).roles == {"rotated": "floor", "untrained": "floor", "native": "reference"}
+    assert unexplained_by_rate(moved).roles == {"native": "reference"}
+
+
+def test_the_page_shows_every_statistic_and_links_to_the_dashboards(run: Path, moved: list[SaeEntry]) -> None:
+    pages = []
+    for place, summary in describe(run, latents=2):
+        assert SaeSummary.model_validate_json(summary.model_dump_json()) == summary
+        assert summary.in_runs == ("moved" in place.parts)
+        (place / "index.html").write_text(sae_page(summary))
+        pages.append(place / "index.html")
+    assert len(pages) == 2 * len(CONFIG.points)
+    page = saes_page(run)
+    for page_of_one in pages:
+        assert f'href="{page_of_one.relative_to(run)}"' in page
+    home = read_entries(run, SaeEntry)
+    drawn = sum(bool(make(entries).values) for make in STATISTICS for entries in (home, moved))
+    assert page.count("<figure") == drawn
+    for title in ("Concepts told by few latents", "What became of the latents", "Nearest decoder directions"):
+        assert title in page
+    assert "Crosscoders" in page
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run"):
+        saes_page(tmp_path)
+    with pytest.raises(RunError, match="is no run"):
+        next(describe(tmp_path))
+
+
 # what is refused
 
 
@@ -247,7 +343,7 @@ def test_what_does_not_belong_together_is_refused(run: Path, tmp_path: Path, tin
     [
         ({"architecture": "transcoder"}, "unknown architecture 'transcoder'; choose from standard, gated, topk"),
         ({"d_sae": 4, "k": 8}, "k is 8; it must be at most d_sae, 4"),
-        ({"tuned": (3,)}, "tuned on 3 activations; with batches of 64, at least 8"),
+        ({"tuned": (1,)}, "greater than or equal to 2"),
         ({"concepts": ("digit", "digit")}, "'digit' is given twice"),
         ({"sparsity": 0.1}, "sparsity is 0.1 for topk"),
     ],
@@ -263,6 +359,6 @@ def test_a_kind_of_position_can_be_learned_alone() -> None:
     model: LanguageModel = planned.model
     corpus = puzzle_corpus(model.task, mixed_boards(4, 0))
     plan = Plan(Masked(), config.position_kinds, 4, 0)
-    only = LivePools(model, corpus, (POINT,), plan, 100.0)(0)[str(POINT)]
-    both = LivePools(model, corpus, (POINT,), replace(plan, kinds=(*Plan(Masked()).kinds, *plan.kinds)), 100.0)(0)[str(POINT)]
+    only = LivePools(model, corpus, (POINT,), plan, 100.0, 10**6)(0)[str(POINT)]
+    both = LivePools(model, corpus, (POINT,), replace(plan, kinds=(*Plan(Masked()).kinds, *plan.kinds)), 100.0, 10**6)(0)[str(POINT)]
     assert 0 < len(only) < len(both)

@@ -15,7 +15,7 @@ from probes.errors import ProbeError
 from probes.saes.folding import Scaling
 from probes.saes.recipe import ARCHITECTURES, PENALISED, SaeRecipe
 from probes.saes.trainer import SaeTrainer
-from probes.saes.training import train_sae, train_saes, within_norm
+from probes.saes.training import _order, train_sae, train_saes, within_norm
 
 D_IN, FEATURES, ACTIVE = 64, 128, 4
 BY_BATCH = ("batchtopk", "matryoshka")
@@ -231,18 +231,29 @@ def test_several_hook_points_are_trained_in_one_pass(held_out: Tensor) -> None:
     assert same(alone["b"], saes["b"])
 
 
+def test_every_pass_shows_all_rows_of_a_pool_in_a_new_order() -> None:
+    order = _order(100, 3, 7, 4).reshape(4, 100)
+    assert torch.equal(order.sort(1).values, torch.arange(100).expand(4, 100))
+    assert len(order.unique(dim=0)) == 4
+    assert torch.equal(order[0], _order(100, 3, 7, 1))
+    asked: list[int] = []
+    train_saes(lambda number: (asked.append(number), pool_of(number))[1], RECIPES, passes=3)
+    assert asked == [0, 1, 2]  # 17 whole batches of 256 in three times 1500 rows
+
+
+@pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("killed_at", [3, 17, 49])
-def test_a_killed_pass_resumes_to_the_same_weights(killed_at: int, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(killed_at: int, passes: int, tmp_path: Path) -> None:
     def kill(done: int, total: int) -> None:
         if done == killed_at:
             raise KeyboardInterrupt
 
-    whole = train_saes(pool_of, RECIPES)
+    whole = train_saes(pool_of, RECIPES, passes=passes)
     with pytest.raises(KeyboardInterrupt):
-        train_saes(pool_of, RECIPES, checkpoint=tmp_path, on_step=kill)
+        train_saes(pool_of, RECIPES, passes=passes, checkpoint=tmp_path, on_step=kill)
     asked: list[int] = []
-    again = train_saes(lambda number: (asked.append(number), pool_of(number))[1], RECIPES, checkpoint=tmp_path)
-    assert asked[0] == (killed_at - 1) // 5
+    again = train_saes(lambda number: (asked.append(number), pool_of(number))[1], RECIPES, passes=passes, checkpoint=tmp_path)
+    assert asked[0] == (killed_at - 1) // (passes * 1500 // 256)
     assert all(same(again[point], whole[point]) for point in RECIPES)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
@@ -259,6 +270,10 @@ def test_a_pass_that_cannot_be_is_refused(tmp_path: Path) -> None:
     train_saes(pool_of, {"a": small()}, checkpoint=tmp_path)
     with pytest.raises(ProbeError, match="of a training at a, not b"):
         train_saes(pool_of, {"b": small()}, checkpoint=tmp_path)
+    with pytest.raises(ProbeError, match="with 1 passes, not 2"):
+        train_saes(pool_of, {"a": small()}, passes=2, checkpoint=tmp_path)
+    with pytest.raises(ProbeError, match=r"passes is 0; .* at least 1"):
+        train_saes(pool_of, {"a": small()}, passes=0)
 
 
 def test_the_seed_decides_and_nothing_else(x: Tensor, capfd: pytest.CaptureFixture[str]) -> None:
@@ -277,6 +292,8 @@ def test_too_few_activations_are_warned_of(x: Tensor) -> None:
         train_sae(x[:100], small(steps=1))
     with pytest.warns(UserWarning, match="256 activations for 96 latents"):
         train_saes(pool_of, {"a": small(steps=1)})
+    with pytest.warns(UserWarning, match="512 activations for 96 latents"):
+        train_saes(pool_of, {"a": small(steps=4)}, passes=2)
 
 
 def test_rows_of_extreme_norm_are_told_apart() -> None:

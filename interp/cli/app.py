@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -50,7 +52,8 @@ def _exit_code(error: BaseException) -> int | None:
 
 
 def main() -> None:
-    """Runs the command line; every expected error is one line on stderr."""
+    """Runs the command line; every expected error, and every warning, is one line on stderr."""
+    warnings.showwarning = _warner()
     try:
         app()
     except KeyboardInterrupt:
@@ -65,6 +68,19 @@ def main() -> None:
             where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         errors.print(f"[bold red]error:[/] {_escaped(' '.join(where.split()))}")
         sys.exit(code)
+
+
+def _warner() -> Callable[..., None]:
+    """Returns what prints a warning as one line, each once."""
+    said: set[str] = set()
+
+    def warn(message: Warning | str, *_where: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in said:
+            errors.print(f"[bold yellow]warning:[/] {_escaped(text)}")
+        said.add(text)
+
+    return warn
 
 
 def _escaped(text: str) -> str:

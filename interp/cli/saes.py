@@ -98,3 +98,34 @@ def _print_scores(folder: Path, table: Path, as_json: bool) -> None:
         shown.add_row(name, *(f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for row in rows))
     out.print(shown, width=max(out.width, WIDTH))
     out.print(f"every score: {table}", markup=False)
+
+
+@sae.command()
+def report(
+    run: RunFolder,
+    latents: Annotated[int, typer.Option(min=1, help="How many latents of each SAE are drawn at random and described.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Write the pages of a run: all figures (`index.html`), and beside each SAE of the first seed a dashboard of its latents.
+
+    Of a model that the SAEs were moved to, its own ones are described over its denoising.
+
+    Example: `denoscope sae report runs/saes`
+    """
+    from interp.saes.describe import SUMMARY, describe
+    from interp.saes.folder import write_results
+    from interp.viz.page import write_page
+    from interp.viz.sae_page import sae_page
+    from interp.viz.saes import saes_page
+
+    table, pages = write_results(run), []
+    with progress_bars() as tell:
+        for place, summary in describe(run, latents, tell):
+            (place / SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            write_page(sae_page(summary), place / "index.html")
+            pages.append(place / "index.html")
+    write_page(saes_page(run), run / "index.html")
+    if as_json:
+        print_json({"results": str(table), "page": str(run / "index.html"), "pages": [str(page) for page in pages]})
+        return
+    out.print(f"open {run / 'index.html'}; of each SAE: {', '.join(str(page.relative_to(run)) for page in pages)}", markup=False)

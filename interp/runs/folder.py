@@ -91,7 +91,8 @@ def open_run(folder: Path, kind: type[R]) -> R:
         raise RunError(f"{folder} is no run (it has no {RUN}); `{kind.command}` makes one") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RunError(f"{path} is not as it should be: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RunError(f"{path} is not as it should be: {said}; `{kind.command}` makes such a folder") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -158,8 +159,9 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
     if not rows:
         raise RunError(f"nothing of {folder} is finished; go on with the command that began it")
-    path = folder / RESULTS
-    write_whole(path, lambda file: pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file))
+    path, names = folder / RESULTS, dict.fromkeys(name for row in rows for name in row)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])  # it takes the columns of the first alone
+    write_whole(path, lambda file: pq.write_table(table, file))
     return path
 
 

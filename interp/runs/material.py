@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.load import load
 from models.tasks import PuzzleTask
+from models.tasks.sudoku.generator import RUNGS, Puzzles
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,12 @@ def corpus_of(config: RunConfig, model: LanguageModel, seed: int) -> tuple[Corpu
         RunError: Where the corpus is not for the model's task, or a label cannot name a folder.
         CorpusError: On a file that is not as it should be.
     """
-    from models.tasks.sudoku.generator import RUNGS
-
     source, task = config.corpus, model.task
     own: tuple[Concept, ...] = ()
     if source.examples is not None:
         if not isinstance(task, PuzzleTask):
             raise RunError(f"corpus.examples makes puzzles, and {model.name} is of the task {task.name!r}; give files")
-        return puzzle_corpus(task, mixed_boards(source.examples, seed, RUNGS)), own
+        return puzzle_corpus(task, _boards(source.examples, seed)), own
     if source.files:
         return text_corpus(task, [str(path) for path in source.files], limit=source.limit, seed=seed), own
     if source.labels is not None:
@@ -79,6 +79,12 @@ def corpus_of(config: RunConfig, model: LanguageModel, seed: int) -> tuple[Corpu
             f"{source.labels}: the label {odd[0]!r} cannot name the folder of its probes; it must hold no / and begin with no dot"
         )
     return corpus, own
+
+
+@lru_cache(maxsize=2)
+def _boards(count: int, seed: int) -> Puzzles:
+    """Returns generated puzzles; checking a run's settings, training and moving all ask for the same ones."""
+    return mixed_boards(count, seed, RUNGS)
 
 
 def named_concepts(names: Sequence[str], model: LanguageModel, own: Sequence[Concept]) -> tuple[Concept, ...]:

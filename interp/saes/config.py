@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
@@ -20,13 +20,15 @@ class SaeConfig(RunConfig):
     k: int = Field(default=16, ge=1, description="Mean number of active latents, for the kinds that are trained to one.")
     sparsity: PositiveFloat | None = Field(default=None, description="Weight of the penalty, for the other kinds; none is a default.")
     activations: int = Field(default=400_000, ge=1, description="Rows that each SAE learns from; sequences are shown again with new masks.")
+    passes: int = Field(default=4, ge=1, description="How often a row is learned from; 1 / passes of `activations` are distinct rows.")
     batch: int = Field(default=1024, ge=1, description="Rows a step.")
     lr: PositiveFloat = Field(default=2e-3, description="Of Adam: warmed up over 5 % of the steps, falling over the last 30 %.")
     outliers: PositiveFloat = Field(default=10.0, description="Rows longer than so many median norms are not learned from.")
     stored: bool = Field(default=False, description="Harvest to disk once and learn from there, in place of a live harvest.")
     concepts: tuple[str, ...] = Field(default=(), description="Concepts that few latents are to tell (k-sparse probing).")
-    tuned: tuple[int, ...] = Field(default=(1_000, 10_000, 100_000), description="After a move: fine-tune on so many activations.")
-
+    tuned: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(1_000, 10_000, 100_000), description="After a move: fine-tune on so many activations, where no more than `activations`."
+    )
     crosscoder: int = Field(default=5_000, ge=0, description="After a move: a crosscoder of so many pairs of activations; 0 is none.")
 
     @field_validator("architecture")
@@ -36,6 +38,13 @@ class SaeConfig(RunConfig):
             raise ValueError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
         return architecture
 
+    @field_validator("crosscoder")
+    @classmethod
+    def _enough(cls, pairs: int) -> int:
+        if pairs == 1:
+            raise ValueError("1 pair is given; give at least 2, or 0 for none")
+        return pairs
+
     @field_validator("concepts", "tuned")
     @classmethod
     def _asked_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -43,10 +52,9 @@ class SaeConfig(RunConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> SaeConfig:
+        if self.activations < self.batch:
+            raise ValueError(f"activations is {self.activations}; it must be at least one batch of {self.batch}")
         self.recipe(0)  # says what does not go together
-        wrong = [count for count in self.tuned if count < self.batch // 8]
-        if wrong:
-            raise ValueError(f"tuned on {wrong[0]} activations; with batches of {self.batch}, at least {self.batch // 8} are needed")
         return self
 
     def recipe(self, seed: int) -> SaeRecipe:
@@ -56,7 +64,7 @@ class SaeConfig(RunConfig):
             d_sae=self.d_sae,
             k=self.k,
             sparsity=self.sparsity,
-            steps=max(1, self.activations // self.batch),
+            steps=self.activations // self.batch,
             batch=self.batch,
             lr=self.lr,
             seed=seed,

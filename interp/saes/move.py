@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.canvases import check_source
+from interp.concepts import Sites
 from interp.features import Judged, match_entry, sae_entries, states_of
 from interp.harvest import Harvest, check_points
 from interp.report import CrosscoderEntry, MatchEntry
@@ -37,9 +38,8 @@ from probes.saes.quality import firing
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-SECOND = 1000
-"""Added to the seed of the second native SAE, with which two trainings of one recipe are compared."""
-
+NATIVE_SEED, SECOND_SEED = 1000, 2000
+"""Added to the seeds of both native SAEs: no two SAEs that are compared begin with the same weights."""
 
 Pairs = Mapping[HookPoint, tuple[Float[Tensor, "_pair d_model"], Float[Tensor, "_pair d_model"]]]
 """Activations of two models at the same sites in the same views, by hook point."""
@@ -55,8 +55,8 @@ class _Seed:
     """To fit on: of the first model, and of the other one."""
     held_out: Pairs
     """To score a crosscoder on."""
-    floor: Pairs
-    """Of the untrained network, and of the other model at its own sites."""
+    untrained: Mapping[HookPoint, Float[Tensor, "_pair d_model"]]
+    """Of the untrained network, where the pairs are of the first model."""
     fit: tuple[Harvest, Harvest]
     test: tuple[Harvest, Harvest]
     """Of the first model, and of the other one."""
@@ -104,44 +104,46 @@ def _prepare(planned: PlannedSaes, config: SaeConfig, to: LanguageModel, seed: i
     there = Shown(config, to, points, fit, test, seed)
     fits, tests = ([one.read(part, offset) for one in (own, there)] for offset, part in enumerate((own.few, test)))
     tell(f"pairs, seed {seed}", 0, 3)
-    pairs = _pairs(own, there, fits, max(MOST_PAIRS, config.crosscoder))
+    sites, pairs = _pairs(own, there, fits, max(MOST_PAIRS, config.crosscoder))
     tell(f"pairs, seed {seed}", 1, 3)
-    held_out = _pairs(own, there, tests, MOST_PAIRS if config.crosscoder else 1)
+    _, held_out = _pairs(own, there, tests, MOST_PAIRS if config.crosscoder else 1)
     tell(f"pairs, seed {seed}", 2, 3)
-    drawn = fits[1].rows(torch.randperm(len(fits[1].sites), generator=torch.Generator().manual_seed(seed))[:MOST_PAIRS])
-    untrained = at_sites(shuffled_weights(planned.model, seed), there.few, drawn.sites, points, lambda *told: None, "")
-    floor = {point: (untrained.activations[point], drawn.activations[point]) for point in points}
+    few = sites.rows(torch.arange(min(MOST_PAIRS, len(sites))))
+    untrained = at_sites(shuffled_weights(planned.model, seed), own.few, few, points, lambda *told: None, "").activations
     tell(f"pairs, seed {seed}", 3, 3)
-    return _Seed(own, there, pairs, held_out, floor, (fits[0], fits[1]), (tests[0], tests[1]))
+    return _Seed(own, there, pairs, held_out, untrained, (fits[0], fits[1]), (tests[0], tests[1]))
 
 
-def _pairs(own: Shown, there: Shown, read: Sequence[Harvest], most: int) -> Pairs:
-    """Returns both models' activations at sites that one of them was read at: what a causal model sees, a masked one can be shown."""
+def _pairs(own: Shown, there: Shown, read: Sequence[Harvest], most: int) -> tuple[Sites, Pairs]:
+    """Returns sites that one of both models was read at, and both models' activations there.
+
+    What a causal model sees, a masked one can be shown.
+    """
     if there.model.facts.objective == "causal" != own.model.facts.objective:
         base, seen = same_views(read[1], own.model, own.points, own.seed, most)
-        return {point: (seen[point], base.activations[point]) for point in own.points}
+        return base.sites, {point: (seen[point], base.activations[point]) for point in own.points}
     base, seen = same_views(read[0], there.model, own.points, own.seed, most)
-    return {point: (base.activations[point], seen[point]) for point in own.points}
+    return base.sites, {point: (base.activations[point], seen[point]) for point in own.points}
 
 
 def _move_seed(folder: Path, target: Path, seed: _Seed, planned: PlannedSaes, tell: Tell) -> None:
     """Trains the other model's own SAEs of one seed, and moves, scores and keeps those of the run that are not finished."""
     shown = seed.there
-    native = learn(shown, target, NATIVE, tell)
-    second = learn(shown, target, f"{NATIVE}-2", tell, seed=shown.seed + SECOND)
-    rows = _rows(shown, max(shown.config.tuned, default=0))
+    native = learn(shown, target, NATIVE, tell, seed=shown.seed + NATIVE_SEED)
+    second = learn(shown, target, f"{NATIVE}-2", tell, seed=shown.seed + SECOND_SEED)
+    rows = _rows(shown, max(_sizes(shown.config), default=0))
     left = [point for point in shown.points if not finished(target, shown.seed, point)]
     for done, point in enumerate(left, start=1):
         name, x = str(point), seed.test[1].activations[point]
         home = unit_folder(folder, shown.seed, point)
-        own, untrained = (load_sae(home / which) for which in (OWN, UNTRAINED))
+        own, untrained = load_sae(home / OWN, fitted_on=seed.own.fitted_on(point)), load_sae(home / UNTRAINED)
         source, there = seed.pairs[point]
         moving = Moving(source[:MOST_PAIRS], there[:MOST_PAIRS], shown.fitted_on(point))
         moved = {way: carry(own, moving) for way, carry in MOVES.items()}
         tuned = _tuned(shown, moved["stitched"], rows.get(name), point, tell)
         floors = {
             "rotated": rotated(own, moving, seed=shown.seed),
-            "untrained": stitched(untrained, Moving(*seed.floor[point], shown.fitted_on(point))),
+            "untrained": stitched(untrained, replace(moving, source=seed.untrained[point])),
         }
         judged = judge(shown, {**moved, NATIVE: native[name], **floors}, point, seed.fit[1], seed.test[1], planned.concepts)
         judged |= {way: Judged(sae, x, seed.test[1].sites) for way, sae in tuned.items()}
@@ -160,9 +162,14 @@ def _move_seed(folder: Path, target: Path, seed: _Seed, planned: PlannedSaes, te
         tell(f"scores, seed {shown.seed}", done, len(left))
 
 
+def _sizes(config: SaeConfig) -> tuple[int, ...]:
+    """Returns on how many activations to tune: no more than a whole training learns from."""
+    return tuple(count for count in config.tuned if count <= config.activations)
+
+
 def _rows(shown: Shown, count: int) -> dict[str, Float[Tensor, "row d_model"]]:
     """Returns activations to tune on, in memory."""
-    pools = LivePools(shown.model, shown.fit, shown.points, shown.plan, shown.config.outliers)
+    pools = LivePools(shown.model, shown.fit, shown.points, shown.plan, shown.config.outliers, wanted=count)
     parts: list[dict[str, Tensor]] = []
     while sum(len(next(iter(part.values()))) for part in parts) < count:
         parts.append(pools(len(parts)))
@@ -174,17 +181,17 @@ def _tuned(shown: Shown, start: SAE[Any], rows: Float[Tensor, "row d_model"] | N
     config = shown.config
     found: dict[str, SAE[Any]] = {}
     if rows is not None:
-        curve = tuning_curve(start, rows, config.tuned, config.recipe(shown.seed), fitted_on=shown.fitted_on(point))
+        curve = tuning_curve(start, rows, _sizes(config), config.recipe(shown.seed), fitted_on=shown.fitted_on(point))
         for done, one in enumerate(curve, start=1):
             found |= {f"tuned {one.rows}": one.tuned, f"frozen {one.rows}": one.frozen, f"scratch {one.rows}": one.scratch}
-            tell(f"tuning at {point}", done, len(config.tuned))
+            tell(f"tuning at {point}", done, len(_sizes(config)))
     return found
 
 
 def _crosscoder(seed: _Seed, point: HookPoint, place: Path) -> CrosscoderEntry:
     """Returns how one dictionary of both models does, after saving it."""
     config, shown = seed.there.config, (seed.own, seed.there)
-    source, there = seed.pairs[point]
+    source, there = (side[: config.crosscoder] for side in seed.pairs[point])
     told = config.recipe(seed.own.seed)
     batch = min(told.batch, len(source))
     steps = min(told.steps, PASSES * len(source) // batch)

@@ -15,21 +15,20 @@ from interp.concepts import Concept
 from interp.corpus import Corpus
 from interp.features import Judged, SaeFacts, few_latents, sae_entries
 from interp.harvest import Harvest, Plan, harvest
-from interp.report import SpliceScores
 from interp.runs.folder import Tell, begin, contents_of, finished, unit, write_entries
 from interp.runs.material import Planned, at_sites, corpus_of, named_concepts, plan, split_groups
 from interp.runs.settings import of_setting
 from interp.saes.config import SaeConfig
 from interp.saes.folder import OWN, TRAINING, UNTRAINED, SaeRun, write_results
 from interp.saes.pools import LivePools, Pools, StoredPools
-from interp.splice_scores import splice_scores
+from interp.splice_scores import splice_scores_at
 from interp.store import harvest_to
 from interp.transfer import MOST_PAIRS, shuffled_weights
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.saes.files import save_sae
 from probes.saes.moves import Moving, rotated, stitched
-from probes.saes.training import train_saes
+from probes.saes.training import rows_wanted, train_saes
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -90,7 +89,8 @@ class Shown:
         """Returns where activations to learn from come from; a harvest to disk goes to ``folder``."""
         plan, outliers = self.plan, self.config.outliers
         if not self.config.stored:
-            return LivePools(self.model, self.fit, self.points, plan, outliers)
+            wanted = rows_wanted(self.config.recipe(self.seed), self.config.passes)
+            return LivePools(self.model, self.fit, self.points, plan, outliers, wanted)
         stored = harvest_to(
             folder,
             self.model,
@@ -120,13 +120,12 @@ class Shown:
     @property
     def few(self) -> Corpus:
         """Some of the sequences to fit on."""
-        return self.fit.rows(torch.arange(min(FITTED, len(self.fit))))
+        return _drawn(self.fit, FITTED, self.seed)
 
     @property
     def canvases(self) -> Canvases:
         """Canvases of sequences to score on, for SAEs that are put in place."""
-        corpus = self.test.rows(torch.arange(min(SPLICED, len(self.test))))
-        return canvases_of(self.model, corpus, self.plan.canvases, self.seed + 1)
+        return canvases_of(self.model, _drawn(self.test, SPLICED, self.seed), self.plan.canvases, self.seed + 1)
 
     def fitted_on(self, point: HookPoint) -> str:
         """Returns the fingerprint of a hook point of the model."""
@@ -137,6 +136,12 @@ class Shown:
         config = self.config
         learned = config.recipe(self.seed).steps * config.batch
         return SaeFacts(point, config.architecture, self.model.d_model, config.d_sae, learned, self.seed)
+
+
+def _drawn(corpus: Corpus, count: int, seed: int) -> Corpus:
+    """Returns so many sequences at most, in their order."""
+    order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(seed))
+    return corpus.rows(order[:count].sort().values)
 
 
 def learn(shown: Shown, folder: Path, name: str, tell: Tell, *, seed: int | None = None) -> Saes:
@@ -154,6 +159,7 @@ def learn(shown: Shown, folder: Path, name: str, tell: Tell, *, seed: int | None
     return train_saes(
         shown.pools(place / f"{shown.model.name}.harvest", tell),
         {str(point): recipe for point in shown.points},
+        passes=shown.config.passes,
         fitted_on={str(point): shown.fitted_on(point) for point in shown.points},
         checkpoint=place / name,
         on_step=lambda done, total: tell(f"{name}, seed {shown.seed}", done, total),
@@ -208,18 +214,14 @@ def judge(
     shown: Shown, saes: Mapping[str, SAE[Any]], point: HookPoint, fit: Harvest, test: Harvest, concepts: Sequence[Concept]
 ) -> dict[str, Judged]:
     """Returns SAEs with all that they are judged by at a hook point: test activations, splices, and probes of few latents."""
-    canvases = shown.canvases
+    spliced = splice_scores_at(shown.model, point, list(saes.values()), shown.canvases, kinds=shown.config.position_kinds, seed=shown.seed)
     return {
         name: Judged(
             sae,
             test.activations[point],
             test.sites,
-            _spliced(shown, sae, point, canvases),
+            of_one,
             few_latents(sae, concepts, (fit.activations[point], fit.sites), (test.activations[point], test.sites), shown.seed),
         )
-        for name, sae in saes.items()
+        for (name, sae), of_one in zip(saes.items(), spliced, strict=True)
     }
-
-
-def _spliced(shown: Shown, sae: SAE[Any], point: HookPoint, canvases: Canvases) -> list[SpliceScores]:
-    return splice_scores(shown.model, {point: sae}, canvases, seed=shown.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def _trace_payload(trace: BoardTrace) -> dict[str, Any]:
     }
 
 
-def _figure_payload(figure: Figure) -> dict[str, Any]:
+def figure_payload(figure: Figure) -> dict[str, Any]:
     """Returns data, layout and caption of a figure; the caption is read from ``layout.meta["caption"]``."""
     drawn: dict[str, Any] = json.loads(figure.to_json())
     layout = drawn["layout"]
@@ -100,7 +100,7 @@ def _figure_payload(figure: Figure) -> dict[str, Any]:
     return {"data": drawn["data"], "layout": layout, "title": title, "caption": caption}
 
 
-def _plotly_source() -> Markup:
+def plotly_source() -> Markup:
     """Returns plotly.js, inlined so that the page needs no network; imported here so that a page with no figures stays quick and small."""
     from plotly.offline import get_plotlyjs
 
@@ -120,6 +120,7 @@ def render_page(
     findings: Sequence[str] = (),
     tables: Sequence[Table] = (),
     intro: str = INTRO,
+    links: Mapping[str, str] | None = None,
 ) -> str:
     """Returns one standalone HTML page: title, findings, board viewer, figures, tables.
 
@@ -130,21 +131,23 @@ def render_page(
         findings: Sentences, shown first.
         tables: Shown last.
         intro: One paragraph below the title.
+        links: Pages that belong to it, by what they are called; paths from its own folder.
     """
     loader = PackageLoader("interp.viz", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     sources = {name.replace(".", "_"): Markup(loader.get_source(environment, name)[0]) for name in _INLINE}
-    payloads = [_figure_payload(figure) for figure in figures]
+    payloads = [figure_payload(figure) for figure in figures]
     return environment.get_template("page.html.jinja").render(
         title=title,
         intro=intro,
         findings=list(findings),
+        links=links or {},
         tables=list(tables),
         has_traces=bool(traces),
         traces_json=safe_json([_trace_payload(trace) for trace in traces]),
         figures=payloads,
         figures_json=safe_json([{"data": payload["data"], "layout": payload["layout"]} for payload in payloads]),
-        plotly=_plotly_source() if payloads else "",
+        plotly=plotly_source() if payloads else "",
         **sources,
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from interp.report import AT_HOME, CEILING, CONTROLS, Estimate, ProbeEntry, over_all_sites
 from interp.runs.folder import MOVED, RUN, open_run, read_entries
+from interp.statistics import over_seeds
 from interp.sweeps.folder import SweepRun
 from interp.sweeps.summary import by_place, mean_over_seeds
 from interp.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Series
@@ -98,13 +99,6 @@ def plain(text: str, most: int = 1000) -> str:
 def labelled(concept: str, layer: int) -> str:
     """Returns a concept and its layer as the name of a row, as ``plain`` shows texts."""
     return f"{plain(concept, 26)}, layer {layer}"
-
-
-def over_seeds(found: Sequence[Estimate]) -> Estimate:
-    """Returns the mean over seeds, to 4 decimals; its bounds are the lowest and the highest end of their intervals, its n the fewest."""
-    value = sum(one.value for one in found) / len(found)
-    low, high = min(one.low for one in found), max(one.high for one in found)
-    return Estimate(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=min(one.n for one in found))
 
 
 def pooled(read: Read, name: str, measure: str = "auc") -> Estimate:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 
 from interp.latents.entries import Context, LatentEntry, SaeSummary, Slice, head_name, percent
-from interp.viz.page import Table, _figure_payload, _plotly_source, safe_json
+from interp.viz.page import Table, figure_payload, plotly_source, safe_json
 from interp.viz.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, finish
 from models.tasks.sudoku.board import N_CELLS, cell_name
 
@@ -214,7 +214,7 @@ def sae_page(summary: SaeSummary, *, figures: Sequence[Figure] = (), tables: Seq
     drawn = [*figures, density_figure(summary)]
     if any(latent.concept is not None for latent in summary.latents):
         drawn.append(described_figure(summary))
-    payloads = [_figure_payload(figure) for figure in drawn]
+    payloads = [figure_payload(figure) for figure in drawn]
     return environment.get_template("sae.html.jinja").render(
         title=f"SAE of {summary.hook_point} on {summary.model}",
         intro=INTRO.format(model=summary.model, point=summary.hook_point),
@@ -231,6 +231,6 @@ def sae_page(summary: SaeSummary, *, figures: Sequence[Figure] = (), tables: Seq
         tables=list(tables),
         figures=payloads,
         figures_json=safe_json([{"data": payload["data"], "layout": payload["layout"]} for payload in payloads]),
-        plotly=_plotly_source(),
+        plotly=plotly_source(),
         **sources,
     )

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int32
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from interp.viz.page import _plotly_source, safe_json, write_page
+from interp.viz.page import plotly_source, safe_json, write_page
 from interp.viz.trace_view import ChannelView, TraceView, ViewError, shown_samples, spelling, strongest_features, trace_views
 from models.trajectory import Trajectory
 
@@ -108,7 +108,7 @@ def render_trace_view(traces: Sequence[Sequence[TraceView]], title: str) -> str:
         title=title,
         n_traces=len(traces),
         trace_json=safe_json([_trace_payload(views) for views in traces]),
-        plotly=_plotly_source(),
+        plotly=plotly_source(),
         **sources,
     )
 

@@ -20,6 +20,7 @@ from probes.saes.recipe import ARCHITECTURES, SaeRecipe
 
 if TYPE_CHECKING:
     from sae_lens import SAE, TrainingSAE
+    from sae_lens.config import SAETrainerConfig
 
 STATE_NAME = "trainer.safetensors"
 COUNTS = ("n_training_steps", "n_training_samples", "n_frac_active_samples")
@@ -45,6 +46,29 @@ def untrained(recipe: SaeRecipe, d_in: int, metadata: Mapping[str, Any]) -> Trai
         return get_sae_training_class(config.architecture())[0](config)
 
 
+def trainer_config(recipe: SaeRecipe, device: torch.device) -> SAETrainerConfig:
+    """Returns what SAELens' trainer is told.
+
+    Latents that have been silent for 5 % of the steps count as dead (SAELens: 1000 steps), so that short trainings revive some too. TopK,
+    BatchTopK and Matryoshka SAEs then also reconstruct what is left over with their dead latents (Gao et al. 2024, appendix A.2), which
+    takes up to two thirds more time and leaves far fewer dead: .31 in place of .84 of 1024 after 390 steps (BatchTopK), with equal FVU.
+    """
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+
+    return SAETrainerConfig(
+        total_training_samples=recipe.steps * recipe.batch,
+        train_batch_size_samples=recipe.batch,
+        lr=recipe.lr,
+        lr_end=recipe.lr / 10,
+        lr_warm_up_steps=recipe.warm_up,
+        lr_decay_steps=3 * recipe.steps // 10,
+        dead_feature_window=max(20, min(1000, recipe.steps // 20)),
+        device=str(device),
+        autocast=bfloat16_is_fast(device),
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+
+
 class SaeTrainer:
     """One training in progress: SAELens' trainer on centred and scaled rows, silent. Its state can be saved and resumed exactly."""
 
@@ -60,7 +84,6 @@ class SaeTrainer:
         freeze_decoder: bool = False,
     ) -> None:
         from sae_lens import SAETrainer
-        from sae_lens.config import LoggingConfig, SAETrainerConfig
 
         self.recipe = recipe
         self.scaling = scaling.to(device)
@@ -71,19 +94,7 @@ class SaeTrainer:
             adopt(sae, start, self.scaling)
         for parameter in (sae.W_dec, sae.b_dec):
             parameter.requires_grad_(not freeze_decoder)
-        config = SAETrainerConfig(
-            total_training_samples=recipe.steps * recipe.batch,
-            train_batch_size_samples=recipe.batch,
-            lr=recipe.lr,
-            lr_end=recipe.lr / 10,
-            lr_warm_up_steps=recipe.warm_up,
-            lr_decay_steps=3 * recipe.steps // 10,
-            dead_feature_window=max(20, min(1000, recipe.steps // 20)),
-            device=str(device),
-            autocast=bfloat16_is_fast(torch.device(device)),
-            logger=LoggingConfig(log_to_wandb=False),
-        )
-        self._trainer: Any = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
+        self._trainer: Any = SAETrainer(cfg=trainer_config(recipe, torch.device(device)), sae=sae, data_provider=iter(()))
 
     @property
     def sae(self) -> TrainingSAE[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import ProbeError, check_finite
@@ -100,10 +100,16 @@ def train_sae(
     return trainer.finish(activations)
 
 
+def rows_wanted(recipe: SaeRecipe, passes: int) -> int:
+    """Returns how many rows, all pools together, a training needs that learns from each pool so often: never less than a batch."""
+    return max(recipe.batch, -(-recipe.steps * recipe.batch // passes))
+
+
 def train_saes(
     pools: Callable[[int], Pool],
     recipes: Mapping[str, SaeRecipe],
     *,
+    passes: int = 1,
     fitted_on: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
@@ -112,26 +118,30 @@ def train_saes(
     """Returns a sparse autoencoder of each hook point, all trained in one pass; one pool of activations is held at a time.
 
     Each pool is shuffled, gives its whole batches to every training, and is replaced by the next one, until all steps are taken. The
-    first decides how activations are centred and scaled, the last the thresholds of SAEs that are trained by batch.
+    first decides how activations are centred and scaled, the last the thresholds of SAEs that are trained by batch. A pool of a live model
+    is slow to make and fast to learn from, so it can be learned from several times; then 1 / ``passes`` of all rows are distinct.
 
     Args:
         pools: Returns pool number 0, 1, ...: raw rows by hook point, as many of each, and the same whenever it is asked for that number.
         recipes: What to train, by name of hook point in TransformerLens's vocabulary; all with the same steps and batch.
+        passes: How often each pool is learned from, every time in a new order, before the next one is asked for.
         fitted_on: Fingerprint of model and hook point, by hook point; None leaves them empty.
         device: What to train on.
         checkpoint: Folder to write the state to after each pool, and to resume from; a resumed training gives the same weights.
         on_step: Told (steps done, steps in all).
 
     Raises:
-        ProbeError: On recipes of several lengths, a pool that lacks rows, or a checkpoint of another training.
+        ProbeError: On recipes of several lengths, less than one pass, a pool that lacks rows, or a checkpoint of another training.
     """
+    if passes < 1:
+        raise ProbeError(f"passes is {passes}; each pool must be learned from at least 1 time")
     steps, batch = _common_length(recipes)
     origin = fitted_on or {}
     if checkpoint is not None and (checkpoint / PROGRESS_NAME).exists():
-        number, trainers = _resume(checkpoint, recipes, origin, device)
+        number, trainers = _resume(checkpoint, recipes, passes, origin, device)
     else:
         number, trainers = 0, {}
-        _warn_of_few(steps * batch, max(recipe.d_sae for recipe in recipes.values()))
+        _warn_of_few(steps * batch // passes, max(recipe.d_sae for recipe in recipes.values()))
     while True:
         pool = _checked(pools(number), recipes, batch, number)
         if not trainers:
@@ -139,13 +149,14 @@ def train_saes(
                 point: SaeTrainer(recipe, Scaling.of(pool[point]), hook_name=point, fitted_on=origin.get(point, ""), device=device)
                 for point, recipe in recipes.items()
             }
-        done = _train_on(pool, trainers, number, steps, on_step)
+        orders = {point: _order(len(pool[point]), recipe.seed, number, passes) for point, recipe in recipes.items()}
+        done = _train_on(pool, trainers, orders, steps, on_step)
         if done == steps:
             return {point: trainer.finish(pool[point]) for point, trainer in trainers.items()}
         del pool
         number += 1
         if checkpoint is not None:
-            _save(checkpoint, number, trainers)
+            _save(checkpoint, number, passes, trainers)
 
 
 def _common_length(recipes: Mapping[str, SaeRecipe]) -> tuple[int, int]:
@@ -170,10 +181,11 @@ def _checked(pool: Pool, recipes: Mapping[str, SaeRecipe], batch: int, number: i
     return pool
 
 
-def _train_on(pool: Pool, trainers: Mapping[str, SaeTrainer], number: int, steps: int, on_step: Callable[[int, int], None]) -> int:
+def _train_on(
+    pool: Pool, trainers: Mapping[str, SaeTrainer], orders: Mapping[str, Tensor], steps: int, on_step: Callable[[int, int], None]
+) -> int:
     """Trains on all whole batches of a pool, and returns the steps done since the beginning."""
     done = min(trainer.done for trainer in trainers.values())
-    orders = {point: _order(len(pool[point]), trainer.recipe.seed, number) for point, trainer in trainers.items()}
     batch = next(iter(trainers.values())).recipe.batch
     for first in range(0, len(next(iter(orders.values()))) // batch * batch, batch):
         for point, trainer in trainers.items():
@@ -185,17 +197,17 @@ def _train_on(pool: Pool, trainers: Mapping[str, SaeTrainer], number: int, steps
     return done
 
 
-def _order(rows: int, seed: int, number: int) -> Tensor:
-    """Returns the order in which the rows of a pool are learned from."""
-    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(rows))
+def _order(rows: int, seed: int, number: int, passes: int) -> Int[Tensor, " row"]:
+    """Returns the order in which the rows of a pool are learned from: all of them once, then again in another order."""
+    return torch.from_numpy(np.concatenate([np.random.default_rng((seed, number, turn)).permutation(rows) for turn in range(passes)]))
 
 
-def _save(checkpoint: Path, number: int, trainers: Mapping[str, SaeTrainer]) -> None:
+def _save(checkpoint: Path, number: int, passes: int, trainers: Mapping[str, SaeTrainer]) -> None:
     """Writes the state before pool ``number``; the one before it stays until this one is whole."""
     for point, trainer in trainers.items():
         trainer.save(checkpoint / str(number) / point)
     partial = checkpoint / f"{PROGRESS_NAME}.partial"
-    partial.write_text(json.dumps({"pool": number, "points": list(trainers)}), encoding="utf-8")
+    partial.write_text(json.dumps({"pool": number, "passes": passes, "points": list(trainers)}), encoding="utf-8")
     partial.replace(checkpoint / PROGRESS_NAME)
     for folder in checkpoint.iterdir():
         if folder.is_dir() and folder.name != str(number):
@@ -203,7 +215,7 @@ def _save(checkpoint: Path, number: int, trainers: Mapping[str, SaeTrainer]) -> 
 
 
 def _resume(
-    checkpoint: Path, recipes: Mapping[str, SaeRecipe], fitted_on: Mapping[str, str], device: torch.device | str
+    checkpoint: Path, recipes: Mapping[str, SaeRecipe], passes: int, fitted_on: Mapping[str, str], device: torch.device | str
 ) -> tuple[int, dict[str, SaeTrainer]]:
     """Returns the number of the pool to go on with, and the trainers as they were before it."""
     progress = json.loads((checkpoint / PROGRESS_NAME).read_text(encoding="utf-8"))
@@ -211,6 +223,8 @@ def _resume(
         raise ProbeError(
             f"{checkpoint} is of a training at {', '.join(progress['points'])}, not {', '.join(recipes)}; they must be the same"
         )
+    if progress["passes"] != passes:
+        raise ProbeError(f"{checkpoint} is of a training with {progress['passes']} passes, not {passes}; they must be the same")
     folder = checkpoint / str(progress["pool"])
     return progress["pool"], {
         point: SaeTrainer.resume(folder / point, recipe, hook_name=point, fitted_on=fitted_on.get(point, ""), device=device)
