@@ -311,7 +311,7 @@ def test_probes_move_only_from_and_to_what_they_belong_to(tiny: Callable[..., Sw
         weight[0, 0] += 1e-3
     model.module.save_pretrained(config.model)
     changed = load(config.model)
-    with pytest.raises(RunError, match=f"the run is of {before}.*is now {changed.fingerprint}; train its probes again"):
+    with pytest.raises(RunError, match=f"the run is of {before}.*is now {changed.fingerprint}; train it again"):
         move(run, changed)
     with pytest.raises(RunError, match=f"is a run with fingerprint '{before}', and '{changed.fingerprint}' is"):
         train(plan_sweep(config), run)
