@@ -102,11 +102,11 @@ def _prepare(planned: PlannedSaes, config: SaeConfig, to: LanguageModel, seed: i
     points = planned.points
     own = Shown(planned.config, planned.model, points, fit, test, seed)
     there = Shown(config, to, points, fit, test, seed)
-    fits, tests = ([one.read(part, offset) for one in (own, there)] for offset, part in enumerate((own.few, test)))
+    fits, tests = ([one.read(part, offset) for one in (own, there)] for offset, part in enumerate((own.few, own.scored)))
     tell(f"pairs, seed {seed}", 0, 3)
     sites, pairs = _pairs(own, there, fits, max(MOST_PAIRS, config.crosscoder))
     tell(f"pairs, seed {seed}", 1, 3)
-    _, held_out = _pairs(own, there, tests, MOST_PAIRS if config.crosscoder else 1)
+    held_out = _pairs(own, there, tests, MOST_PAIRS)[1] if config.crosscoder else {}
     tell(f"pairs, seed {seed}", 2, 3)
     few = sites.rows(torch.arange(min(MOST_PAIRS, len(sites))))
     untrained = at_sites(shuffled_weights(planned.model, seed), own.few, few, points, lambda *told: None, "").activations
@@ -198,7 +198,7 @@ def _crosscoder(seed: _Seed, point: HookPoint, place: Path) -> CrosscoderEntry:
     crosscoder = train_crosscoder(
         source,
         there,
-        CrosscoderRecipe(d_sae=told.d_sae, k=told.k, steps=steps, batch=batch, seed=told.seed),
+        CrosscoderRecipe(d_sae=told.d_sae, k=told.k, steps=steps, batch=batch, lr=told.lr, seed=told.seed),
         models=(shown[0].model.name, shown[1].model.name),
         fitted_on=(shown[0].fitted_on(point), shown[1].fitted_on(point)),
         hook_point=str(point),

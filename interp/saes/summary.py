@@ -55,6 +55,11 @@ def _roles(values: Iterable[Measured]) -> dict[str, Role]:
     return {name: role for name, role in roles.items() if name in there}
 
 
+def _statistic(values: list[Measured], **told: Any) -> Statistic:
+    """Returns a statistic with a line an SAE."""
+    return Statistic(lines=("sae",), roles=_roles(values), values=values, **told)
+
+
 def _component(entry: SaeEntry) -> str:
     return entry.hook_point.split(".")[-1]
 
@@ -64,16 +69,14 @@ def unexplained(entries: Iterable[SaeEntry]) -> Statistic:
     values = _measured(
         over_all_sites(entries), HEADLINE, lambda one: one.fvu, lambda entry: {"at": _component(entry), "layer": entry.layer}
     )
-    return Statistic(
+    return _statistic(
+        values,
         name="unexplained",
         title="Variance that SAEs leave unexplained",
         about="0 is perfect, 1 as bad as the mean. Compare what was moved with the green ceiling and the grey floors.",
         unit="FVU",
         panels=("at",),
-        lines=("sae",),
         x="layer",
-        roles=_roles(values),
-        values=values,
     )
 
 
@@ -86,16 +89,14 @@ def unexplained_by_rate(entries: Iterable[SaeEntry]) -> Statistic:
         return {"at": entry.hook_point, "percent masked": round(100 * (entry.mask_rate or 0))}
 
     values = _measured(there, names, lambda one: one.fvu, place)
-    return Statistic(
+    return _statistic(
+        values,
         name="unexplained_by_rate",
         title="... by share of the answer that is masked",
         about="Variance is about the mean of the activations at each mask rate.",
         unit="FVU",
         panels=("at",),
-        lines=("sae",),
         x="percent masked",
-        roles=_roles(values),
-        values=values,
     )
 
 
@@ -107,16 +108,14 @@ def cost_of_splicing(entries: Iterable[SaeEntry]) -> Statistic:
 
     there = [entry for entry in entries if entry.kind is None and entry.step is None]
     values = _measured(there, HEADLINE, lambda one: None if one.spliced is None else one.spliced.delta, place)
-    return Statistic(
+    return _statistic(
+        values,
         name="cost_of_splicing",
         title="What a model loses with an SAE in place",
         about="Cross-entropy of the true tokens with the activations replaced by the SAE's reconstructions, less without; below 0: a gain.",
         unit="nats a token",
         panels=("tokens",),
-        lines=("sae",),
         x="layer",
-        roles=_roles(values),
-        values=values,
     )
 
 
@@ -128,16 +127,15 @@ def tuning(entries: Iterable[SaeEntry]) -> Statistic:
     for kind, count in sorted((name.split()[0], int(name.split()[1])) for name in learned):
         found = _measured(there, [f"{kind} {count}"], lambda one: one.fvu, lambda entry: {"at": entry.hook_point})
         values += [Measured(at={**one.at, "sae": kind, "activations": count}, estimate=one.estimate) for one in found]
-    return Statistic(
+    return _statistic(
+        values,
         name="tuning",
         title="Learning from few activations of the other model",
         about="Tuned: the stitched SAE trained on (frozen: all but its dictionary). Scratch: as many steps on the same, from nothing.",
         unit="FVU",
         panels=("at",),
-        lines=("sae",),
         x="activations",
         log_x=True,
-        values=values,
     )
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 SPLICED = 60
 """Sequences that models read with SAEs in place."""
+SCORED = 400
+"""Sequences that SAEs are scored on, at most."""
 FITTED = 200
 """Sequences that probes of few latents are fitted on, and maps from the untrained network."""
 
@@ -123,6 +125,11 @@ class Shown:
         return _drawn(self.fit, FITTED, self.seed)
 
     @property
+    def scored(self) -> Corpus:
+        """Those of the held-out sequences that are scored on."""
+        return _drawn(self.test, SCORED, self.seed)
+
+    @property
     def canvases(self) -> Canvases:
         """Canvases of sequences to score on, for SAEs that are put in place."""
         return canvases_of(self.model, _drawn(self.test, SPLICED, self.seed), self.plan.canvases, self.seed + 1)
@@ -191,7 +198,7 @@ def _train_seed(shown: Shown, concepts: Sequence[Concept], folder: Path, tell: T
         OWN: learn(shown, folder, OWN, tell),
         UNTRAINED: learn(replace(shown, model=untrained_model), folder, UNTRAINED, tell),
     }
-    fit, test = shown.read(shown.few, 0), shown.read(shown.test, 1)
+    fit, test = shown.read(shown.few, 0), shown.read(shown.scored, 1)
     pairs = torch.randperm(len(fit.sites), generator=torch.Generator().manual_seed(shown.seed))[:MOST_PAIRS]
     there = fit.rows(pairs)
     floor = at_sites(untrained_model, shown.few, there.sites, shown.points, tell, f"pairs, seed {shown.seed}")

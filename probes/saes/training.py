@@ -174,8 +174,10 @@ def _checked(pool: Pool, recipes: Mapping[str, SaeRecipe], batch: int, number: i
     if missing:
         raise ProbeError(f"pool {number} lacks {', '.join(missing)}; it has {', '.join(pool)}")
     rows = {len(pool[point]) for point in recipes}
-    if len(rows) != 1 or min(rows) < batch:
-        raise ProbeError(f"pool {number} has {sorted(rows)} rows; every hook point needs as many, and at least one batch of {batch}")
+    if len(rows) != 1:
+        raise ProbeError(f"pool {number} has {', '.join(map(str, sorted(rows)))} rows at its hook points; all need as many")
+    if min(rows) < batch:
+        raise ProbeError(f"pool {number} has {min(rows)} rows, and a batch is {batch}; make the batch smaller, or show more sequences")
     for point in recipes:
         check_finite(pool[point], f"activations at {point}")
     return pool
