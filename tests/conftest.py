@@ -3,7 +3,9 @@
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +14,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 import numba
 import pytest
 import torch
+from command_line import Ended, Run
 from hypothesis import settings
 
 torch.set_num_threads(1)
@@ -71,3 +74,30 @@ def tiny_model(tiny_module: Callable[..., Any]) -> Callable[..., Any]:
         return LanguageModel("tiny", module, ModelFacts.from_config(getattr(module.config, CONFIG_KEY)))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory, tiny_module: Callable[..., Any]) -> dict[str, Path]:
+    """Folders of a random causal and a random masked model, in a folder with a space."""
+    folders = {}
+    for name, regime in (("causal", "causal"), ("masked", "full")):
+        folders[name] = tmp_path_factory.mktemp("two models") / name
+        tiny_module(regime).save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture
+def denoscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``denoscope("models", "--json")`` in this process, through the real entry point."""
+
+    def run(*arguments: object) -> Ended:
+        from interp.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["denoscope", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return Ended(end.value.code or 0, said.out, said.err)
+
+    return run

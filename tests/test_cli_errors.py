@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Ended, Run
 
 from interp.cli import main
 from interp.cli.app import OutputError, app, whole_folder
@@ -25,43 +23,6 @@ BOARD = format_board(BOARDS.givens[0])
 SOLVED = format_board(BOARDS.solutions[0])
 MANY = "8.........59.......76.........832765...476198...951243....9.516...6.4982......437"
 IMPOSSIBLE = "5" + "." * 7 + "5" + "." * 72
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def denoscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``denoscope("models", "--json")`` in this process, through the real entry point."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["denoscope", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Ended(end.value.code or 0, said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def twins(tmp_path_factory: pytest.TempPathFactory, tiny_module: Callable[..., Any]) -> dict[str, Path]:
-    """Folders of a random causal and a random masked model."""
-    folders = {}
-    for name, regime in (("causal", "causal"), ("masked", "full")):
-        folders[name] = tmp_path_factory.mktemp("twins") / name
-        tiny_module(regime).save_pretrained(folders[name])
-    return folders
 
 
 @pytest.fixture

@@ -8,65 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Run, refused
 
-from interp.cli import main
 from interp.concepts import Kind
 from interp.store import open_harvest
 from models.tasks.sudoku.board import format_board
 from models.tasks.sudoku.generator import generate
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def harvest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def harvest(denoscope: Run) -> Run:
     """``harvest(model, "--out", folder)`` in this process, through the real entry point."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["denoscope", "harvest", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Ended(end.value.code or 0, said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory, tiny_module: Callable[..., Any]) -> dict[str, Path]:
-    """Folders of a random causal and a random masked model."""
-    folders = {}
-    for name, regime in (("causal", "causal"), ("masked", "full")):
-        folders[name] = tmp_path_factory.mktemp("twins") / name
-        tiny_module(regime).save_pretrained(folders[name])
-    return folders
-
-
-def refused(ended: Ended, *parts: str, code: int = 2) -> None:
-    """Asserts one clear line on stderr (after a bar, if one was drawn), nothing on stdout, and the exit code."""
-    assert ended.code == code, ended.stderr
-    assert ended.stdout == ""
-    (line,) = [line for line in ended.stderr.strip().splitlines() if "error" in line]
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
+    return partial(denoscope, "harvest")
 
 
 def test_it_writes_a_harvest_and_goes_on_with_it(harvest: Run, twins: dict[str, Path], tmp_path: Path) -> None:

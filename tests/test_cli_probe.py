@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Ended, Run, contents, refused
 
-from interp.cli import main
 from interp.report import CONTROLS, ProbeEntry
 from interp.runs.folder import open_run, read_entries
 from interp.sweeps.folder import SweepRun
@@ -30,41 +30,10 @@ sites_per_canvas: 5
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def probe(denoscope: Run) -> Run:
     """``probe("train", sweep, "--out", folder)`` in this process, through the real entry point."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["denoscope", "probe", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Ended(end.value.code or 0, said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory, tiny_module: Callable[..., Any]) -> dict[str, Path]:
-    """Folders of a random causal and a random masked model, in a folder with a space."""
-    folders = {}
-    for name, regime in (("causal", "causal"), ("masked", "full")):
-        folders[name] = tmp_path_factory.mktemp("two models") / name
-        tiny_module(regime).save_pretrained(folders[name])
-    return folders
+    return partial(denoscope, "probe")
 
 
 @pytest.fixture
@@ -78,20 +47,6 @@ def sweep(twins: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def refused(ended: Ended, *parts: str, code: int = 2) -> None:
-    """Asserts one clear line on stderr (after a bar, if one was drawn), nothing on stdout, and the exit code."""
-    assert ended.code == code, ended.stderr
-    assert ended.stdout == ""
-    (line,) = [line for line in ended.stderr.strip().splitlines() if "error" in line]
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line, line
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # bad sweeps

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from command_line import Ended, Run, contents, refused
 
-from interp.cli import main
 from interp.report import SAE_FLOORS, SaeEntry, over_all_sites
 from interp.runs.folder import open_run, read_entries, write_table
 from interp.saes.folder import SaeRun
@@ -38,42 +38,13 @@ crosscoder: 100
 POINT = "blocks.1.hook_resid_post"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
 Written = Callable[..., Path]
 
 
 @pytest.fixture
-def sae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def sae(denoscope: Run) -> Run:
     """``sae("train", config, "--out", folder)`` in this process, through the real entry point."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["denoscope", "sae", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Ended(end.value.code or 0, said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory, tiny_module: Callable[..., Any]) -> dict[str, Path]:
-    """Folders of a random causal and a random masked model, in a folder with a space."""
-    folders = {}
-    for name, regime in (("causal", "causal"), ("masked", "full")):
-        folders[name] = tmp_path_factory.mktemp("two models") / name
-        tiny_module(regime).save_pretrained(folders[name])
-    return folders
+    return partial(denoscope, "sae")
 
 
 @pytest.fixture
@@ -87,20 +58,6 @@ def config(twins: dict[str, Path], tmp_path: Path) -> Written:
         return path
 
     return write
-
-
-def refused(ended: Ended, *parts: str) -> None:
-    """Asserts that a command ended with one clear line of error."""
-    assert ended.code == 2, ended.stderr
-    assert ended.stdout == ""
-    (line,) = [line for line in ended.stderr.strip().splitlines() if "error" in line]
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line, line
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # bad settings
