@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from models.backends import BACKENDS, DEFAULT_BACKENDS, Backend, BackendError, BridgeBackend, Edit, HooksBackend, site_points
 from models.facts import ModelFacts
+from models.families import FAMILIES
 from models.hookpoints import HookPoint, HookPointError
 from models.tasks import TASKS, Task
 
@@ -147,6 +148,15 @@ class LanguageModel:
         if self._edits:
             return self.align(self._backend_with(self._edits).run(tokens, self._chained(), ())[0])
         return self.align(self.module(input_ids=tokens, use_cache=False).logits)
+
+    def unembed(self, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row vocab"]:
+        """Returns the scores that the final norm and the unembedding make of a residual stream: after the last block, the model's own.
+
+        Row by row: what is read at position p is about the token at p plus the model's logit shift.
+        """
+        norm = self.module.get_submodule(FAMILIES[self.module.config.model_type].final_norm)
+        scores: Tensor = self.module.get_output_embeddings()(norm(residual.to(self.device)))
+        return scores
 
     def run_with_cache(
         self, tokens: Int[Tensor, "batch pos"], points: Collection[HookPoint]

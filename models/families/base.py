@@ -38,6 +38,8 @@ class Family:
     """``bridge_mask(tokens, attention)``: the mask that the TransformerLens bridge must be given to keep the regime."""
     sites: Mapping[str, Site]
     """Where a block's activations are, by TransformerLens component, in the order of the forward pass."""
+    final_norm: str
+    """Path of the norm between the last block and the unembedding."""
     attention_regimes: tuple[Attention, ...]
     """The regimes it supports."""
     source: str

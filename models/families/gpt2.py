@@ -68,6 +68,7 @@ FAMILY = Family(
         "hook_mlp_out": Site("transformer.h.{layer}.mlp", "output"),
         "hook_resid_post": Site("transformer.h.{layer}", "output"),
     },
+    final_norm="transformer.ln_f",
     attention_regimes=("causal", "full"),
     source="transformers.models.gpt2 (5.23), transformer_lens JointQKVAttentionBridge (3.9)",
 )
