@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.concepts import CONCEPTS, INPUT_FEATURES, Concept, ConceptError, Sites, features_of, labels_of
+from interp.concepts import CONCEPTS, INPUT_FEATURES, Concept, ConceptError, Kind, Sites, features_of, labels_of
 from interp.concepts.stories import STORY_CONCEPTS
 from interp.concepts.sudoku import SUDOKU_CONCEPTS, board_tokens, candidate_sets, peer_tokens, visible_cells
 from interp.concepts.words import NAMES
@@ -264,14 +264,19 @@ def test_board_tokens_are_the_visible_board() -> None:
 # ---------------------------------------------------------------- what holds for every concept
 
 
-def sites_of_a_run(task: str) -> Sites:
-    sites = {"sudoku": all_kinds, "stories": story_sites}[task](3000)
+def sites_of_a_run(concept: Concept) -> Sites:
+    """Sites where the concept is defined: ``wrong`` at written cells only."""
+    sites = {"sudoku": all_kinds, "stories": story_sites}[concept.task](3000)
+    if concept.name == "wrong":
+        row = torch.arange(len(sites))
+        written = (sites.seen[row, sites.position] != MASK_ID) & (sites.seen[row, sites.position - SOLUTION.start] == 0)
+        sites = replace(sites, kind=torch.full_like(sites.kind, Kind.SETTLED)).rows(written)
     return replace(sites, next=torch.arange(len(sites)) % 7 == 0)
 
 
 @pytest.mark.parametrize("concept", CONCEPTS.values(), ids=CONCEPTS)
 def test_every_concept_answers_all_its_questions_both_ways(concept: Concept) -> None:
-    sites = sites_of_a_run(concept.task)
+    sites = sites_of_a_run(concept)
     labels = labels_of(concept, sites)
     assert labels.shape == (len(sites), len(concept.heads))
     assert labels.dtype == torch.bool
@@ -284,7 +289,7 @@ def test_every_concept_answers_all_its_questions_both_ways(concept: Concept) -> 
 
 @pytest.mark.parametrize("concept", CONCEPTS.values(), ids=CONCEPTS)
 def test_a_site_has_the_same_truth_in_whatever_company(concept: Concept) -> None:
-    sites = sites_of_a_run(concept.task)
+    sites = sites_of_a_run(concept)
     some = torch.randperm(len(sites), generator=torch.Generator().manual_seed(0))[:40]
     assert (concept.labels(sites.rows(some)) == concept.labels(sites)[some]).all()
 
@@ -296,7 +301,7 @@ def test_names_are_unique_over_tasks() -> None:
 
 @pytest.mark.parametrize("concept", CONCEPTS.values(), ids=CONCEPTS)
 def test_features_are_of_what_is_visible_alone(concept: Concept) -> None:
-    sites = sites_of_a_run(concept.task).rows(torch.arange(30))
+    sites = sites_of_a_run(concept).rows(torch.arange(30))
     features = features_of(concept)(sites)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()

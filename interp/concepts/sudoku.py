@@ -10,11 +10,11 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8, Int16
 
-from interp.concepts.base import Concept, ConceptError, Sites
+from interp.concepts.base import Concept, ConceptError, Kind, Sites
 from models.tasks.sudoku.board import N_CELLS, PEERS, UNITS, UNITS_OF, cell_name
 from models.tasks.sudoku.generator import RUNGS, grade
 from models.tasks.sudoku.solver import single_waves
-from models.tasks.sudoku.task import SOLUTION, SUDOKU
+from models.tasks.sudoku.task import MASK_ID, SOLUTION, SUDOKU
 
 DIGITS = tuple(str(digit) for digit in range(1, 10))
 UNIT_KINDS = ("row", "column", "box")
@@ -149,11 +149,37 @@ def _next(sites: Sites) -> Bool[np.ndarray, "row head"]:
     return sites.next.numpy()[:, None]
 
 
+def _wrong(sites: Sites) -> Bool[np.ndarray, "row head"]:
+    cells_of(sites)
+    row, position = np.arange(len(sites)), sites.position.numpy()
+    token, kind = sites.seen.numpy()[row, position], sites.kind.numpy()
+    undefined = ~np.isin(kind, (Kind.COMMITTED, Kind.SETTLED)) | (token == MASK_ID)
+    if undefined.any():
+        first = int(undefined.argmax())
+        raise ConceptError(
+            f"position {position[first]} ({Kind(int(kind[first])).name.lower()}) holds no written digit; "
+            "whether one is wrong is asked where it is committed or settled, and visible"
+        )
+    return (token != sites.truth.numpy()[row, position])[:, None]
+
+
 def peer_tokens(sites: Sites) -> Float[np.ndarray, "row feature"]:
     """Returns the visible digits of the cell and its 20 peers, one-hot: what one layer of attention could look up without thinking."""
     boards, cells = visible_cells(sites)
     near = boards[np.arange(len(cells))[:, None], np.concatenate([cells[:, None], PEERS[cells]], axis=1)]
     return (near[..., None] == np.arange(10)).reshape(len(cells), -1).astype(np.float32)
+
+
+def rule_breaks(sites: Sites) -> Float[np.ndarray, "row feature"]:
+    """Returns ``peer_tokens``, which of the cell's units show its digit again, and how many digits its peers leave it, one-hot.
+
+    That is what the rules say of a written digit at one glance, spelled out, since no linear reader can compare two cells itself.
+    """
+    boards, cells = visible_cells(sites)
+    own = boards[np.arange(len(cells)), cells]
+    again = (boards[np.arange(len(cells))[:, None, None], UNITS[UNITS_OF[cells]]] == own[:, None, None]).sum(axis=2) > 1
+    left = _left_by_peers(sites).sum(axis=1)[:, None] == np.arange(10)
+    return np.concatenate([peer_tokens(sites), again & (own > 0)[:, None], left], axis=1).astype(np.float32)
 
 
 def board_tokens(sites: Sites) -> Float[np.ndarray, "row feature"]:
@@ -211,6 +237,15 @@ SUDOKU_CONCEPTS = (
         _board_candidates,
         "the candidates of every unwritten cell of the visible board, from wherever it is read; none of a written cell",
         features=board_tokens,
+        by_default=False,
+    ),
+    Concept(
+        "wrong",
+        "sudoku",
+        ("wrong",),
+        _wrong,
+        "whether the digit written in the cell is not the solution's; only where one is written",
+        features=rule_breaks,
         by_default=False,
     ),
     Concept("next", "sudoku", ("written by this call",), _next, "whether the call that reads it writes the position", of_a_run=True),

@@ -1,12 +1,16 @@
 """Studies: one file each, one line in ``STUDIES``."""
 
+from interp.studies.account import ACCOUNT
 from interp.studies.adaptation import ADAPTATION
+from interp.studies.backtracking import BACKTRACKING
 from interp.studies.base import Study, StudyError, StudyReport, read_study, run_study, write_study
 from interp.studies.policies import UNMASKING
 from interp.studies.sudoku_pair import SUDOKU_PAIR
 
 STUDIES: dict[str, Study] = {
+    "account": ACCOUNT,
     "adaptation": ADAPTATION,
+    "backtracking": BACKTRACKING,
     "policies": UNMASKING,
     "sudoku_pair": SUDOKU_PAIR,
 }

@@ -1,0 +1,1 @@
+"""Backtracking: does a model know that a written token is wrong, and is a revision foreseen?"""
