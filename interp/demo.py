@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.account import NARRATED, Account, solutions_of
+from interp.account import Account, solutions_of
 from interp.boards import mixed_boards
 from interp.clock import Clock, Progress
 from interp.concepts import CONCEPTS
 from interp.corpus import puzzle_corpus
-from interp.faithfulness import causal_test, make_trial
+from interp.faithfulness.pushing import causal_test, make_trial
 from interp.features import transfer_saes
 from interp.findings import findings
 from interp.narration import Statement, narrate, to_jsonl
-from interp.reading import Reader, Reading, best_reader, random_reader, read, save_readers
+from interp.reading import CALIBRATED_ON, NARRATED, Reader, Reading, harvest_runs, read, reader_sets, save_readers
 from interp.report import EvaluationEntry, ProbeEntry, Report, write_report
 from interp.scoring import estimate
 from interp.transfer import Twins, collect, model_entry, transfer_entries
@@ -132,8 +132,10 @@ def run_demo(
         sae, saes = transfer_saes(data, middle, recipe)
         save_sae(sae, out / "sae")
     with clock.stage("read") as on_step:
-        readers = {name: best_reader(data, CONCEPTS[name], points) for name in NARRATED}
-        controls = {name: random_reader(reader, data, seed) for name, reader in readers.items()}
+        held_out = harvest_runs(twins.diffusion, test, points, CALIBRATED_ON, seed=seed)
+        concepts = [CONCEPTS[name] for name in NARRATED]
+        sets = reader_sets(data, concepts, points, held_out=held_out, sources=("ar", "random"), seed=seed)
+        readers, controls = sets["ar"], sets["random"]
         save_readers(readers, out / "readers")
         trajectory = denoise(twins.diffusion, SUDOKU.prompt(traced), Decoding("low_confidence", seed=seed))
         trajectory.save(out / "trace.zarr")

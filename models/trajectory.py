@@ -8,7 +8,8 @@ last canvas; what the calls they did not need would have said is NaN (-1 for int
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,17 @@ class Trajectory:
         if not -self.n_steps - 1 <= found <= self.n_steps:
             raise TrajectoryError(f"there is no step {found}; the trajectory has steps 0 to {self.n_steps}")
         return found % (self.n_steps + 1)
+
+    def select(self, samples: Sequence[int]) -> Trajectory:
+        """Returns the run of some samples, by row, with all its steps.
+
+        Raises:
+            TrajectoryError: On a row that is not there.
+        """
+        wrong = [row for row in samples if not 0 <= row < self.n_samples]
+        if wrong:
+            raise TrajectoryError(f"there is no sample {wrong[0]}; the trajectory has samples 0 to {self.n_samples - 1}")
+        return replace(self, data=self.data.isel(sample=list(samples)))
 
     @property
     def n_samples(self) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from interp.concepts import CONCEPTS, Sites, labels_of
 from interp.corpus import puzzle_corpus
-from interp.faithfulness import MASK_RATE, Trial, causal_test, make_trial, natural_push
+from interp.faithfulness.pushing import MASK_RATE, Trial, causal_test, make_trial, natural_push
 from interp.harvest import Harvest, harvest
 from interp.transfer import Pairs, Split, TransferData
 from models.decoding import Decoding

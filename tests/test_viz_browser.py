@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.viz.board_trace import BoardStep, BoardTrace, StatementView
+from interp.viz.board_trace import BoardStep, BoardTrace
 from interp.viz.page import render_page, render_trace_page, write_page
+from interp.viz.statement_view import StatementView
 from models.tasks.sudoku.board import cell_name
 from models.tasks.sudoku.generator import generate
 

@@ -1,4 +1,4 @@
-"""Commands that run a model: demo, evaluate, trace, read."""
+"""Commands that run a model: demo, evaluate, trace."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from interp.cli.app import OutputError, app, out, print_json, progress_bars, who
 from interp.cli.decoding import Policy, Seed, Settings, Steps, decoding_of
 
 if TYPE_CHECKING:
-    from interp.narration import Statement
     from models.language_model import LanguageModel
 
 Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them) or a model folder.")]
 TaskName = Annotated[str, typer.Option(help="The task the model was trained on.")]
 
 
-def _load_for(model: str, task: str) -> LanguageModel:
+def model_for(model: str, task: str) -> LanguageModel:
+    """Returns a model, if it is one of the task.
+
+    Raises:
+        OutputError: On an unknown task.
+        ModelError: Where there is no such model, or it is of another task.
+    """
     from models.load import ModelError, load
     from models.tasks import TASKS
 
@@ -76,7 +81,7 @@ def evaluate(
     from probes.metrics import bootstrap_mean
 
     decoding = decoding_of(policy, settings, steps=steps, seed=seed)
-    loaded = _load_for(model, task)
+    loaded = model_for(model, task)
     examples = puzzle_task(loaded.task).read(puzzles, limit)
     with progress_bars() as tell:
         result = run(loaded, examples, decoding, on_batch=lambda done, total: tell("boards", done, total))
@@ -136,7 +141,7 @@ def trace(
     if prompt is not None and limit is not None:
         raise OutputError("--limit is for the prompts of a file (--prompts); --prompt is one")
     decoding = decoding_of(policy, settings, steps=steps, seed=seed)
-    loaded = _load_for(model, task)
+    loaded = model_for(model, task)
     examples = loaded.task.parse(prompt or "") if prompts is None else loaded.task.read(prompts, limit)
     tokens = loaded.task.prompt(examples)
     with progress_bars() as tell:
@@ -159,46 +164,3 @@ def trace(
     else:
         for text in text_task(loaded.task).decode(written):
             out.print(text, markup=False)
-
-
-@app.command()
-def read(
-    source: Annotated[Path, typer.Argument(help="A trajectory that `denoscope trace` wrote.")],
-    target: Annotated[Path, typer.Option("--out", help="Folder for reading.jsonl and index.html.")],
-    readers: Annotated[Path | None, typer.Option(help="Readers that `denoscope demo` wrote; without, they are fitted now.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model of the trajectory, if it is not where it was.")] = None,
-    ar: Annotated[str, typer.Option(help="The causal twin that readers are learned on.")] = "sudoku-ar",
-    seed: Seed = 0,
-) -> None:
-    """Tell a trajectory as a pseudo chain of thought: statements on the terminal, as JSON lines, and as a page.
-
-    Example: `denoscope read board.zarr --out board`
-    """
-    from models.load import ModelError
-    from models.trajectory import Trajectory
-
-    trajectory = Trajectory.load(source)
-    try:
-        loaded = _load_for(model or trajectory.model, trajectory.task)
-    except ModelError as error:
-        hint = "" if model else f"; {source} was written by a model of that name, say where it is with --model"
-        raise ModelError(f"{error}{hint}") from None
-    with whole_folder(target, "reading.jsonl") as folder:
-        with progress_bars() as tell:
-            from interp.account import account_of, fit_readers, write_account
-            from interp.reading import check_model, load_readers
-
-            check_model(loaded, trajectory)
-
-            found = load_readers(readers, loaded) if readers else fit_readers(ar, loaded, seed=seed, tell=tell)
-            account = account_of(loaded, trajectory, found, on_step=lambda done, total: tell("read", done, total))
-        write_account(account, folder)
-    _print_statements(account.statements)
-    out.print(f"{len(account.statements)} statements; open {target / 'index.html'}")
-
-
-def _print_statements(statements: list[Statement]) -> None:
-    from interp.narration import summary_lines
-
-    for line in summary_lines(statements):
-        out.print(line, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from interp.viz.statement_view import StatementView
 from models.tasks.sudoku.board import N_CELLS, cell_name
 
 N_DIGITS = 9
@@ -31,26 +32,6 @@ def _check_cells(name: str, cells: Iterable[int]) -> None:
 def _check_probability(name: str, value: float) -> None:
     if not -1e-6 <= value <= 1 + 1e-6:
         raise ValueError(f"{name} is {value}; a probability lies in 0 to 1")
-
-
-@dataclass(frozen=True)
-class StatementView:
-    """One sentence of the pseudo chain of thought, with what it rests on."""
-
-    step: int
-    """The network call it speaks of, counted from 1; 0 speaks of the board before the first call."""
-    kind: str
-    """Its template, such as ``only_candidate``."""
-    text: str
-    cells: tuple[int, ...]
-    """Cells it is about, lit on the board while one points at it."""
-    sound: bool | None
-    """Whether a symbolic solver agrees; None where the statement cannot be checked."""
-    evidence: str
-    """Position, layer, score and reader, in words."""
-
-    def __post_init__(self) -> None:
-        _check_cells("a statement", self.cells)
 
 
 @dataclass(frozen=True)
@@ -110,6 +91,7 @@ class BoardTrace:
                         f"step {index} has {step.digits[cell]} at {cell_name(cell)}, where {given} is given; givens never change"
                     )
         for statement in self.statements:
+            _check_cells("a statement", statement.places)
             if not 0 <= statement.step < len(self.steps):
                 raise ValueError(f"a statement is of step {statement.step}; this trace has steps 0 to {len(self.steps) - 1}")
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from interp.viz.board_trace import BoardStep, BoardTrace
+from interp.viz.statement_view import statement_payload
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,7 +25,7 @@ INTRO = (
     "linear probe, fitted on the model's autoregressive twin and moved over, reads in its activations before anything is written there; "
     "the statements put those readings into words, and a symbolic solver has checked each one that can be checked."
 )
-_INLINE = ("page.css", "helpers.js", "viewer.js", "figures.js")
+_INLINE = ("page.css", "helpers.js", "statements.js", "viewer.js", "figures.js")
 """Files of ``templates/`` that stand in the page as they are, in variables such as ``page_css``."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
@@ -77,17 +78,7 @@ def _trace_payload(trace: BoardTrace) -> dict[str, Any]:
         "givens": [int(digit) for digit in trace.givens],
         "solution": [int(digit) for digit in trace.solution],
         "steps": [_step_payload(step, trace.unwritten_before(index)) for index, step in enumerate(trace.steps)],
-        "statements": [
-            {
-                "step": int(statement.step),
-                "kind": statement.kind,
-                "text": statement.text,
-                "cells": [int(cell) for cell in statement.cells],
-                "sound": None if statement.sound is None else bool(statement.sound),
-                "evidence": statement.evidence,
-            }
-            for statement in trace.statements
-        ],
+        "statements": [statement_payload(statement) for statement in trace.statements],
     }
 
 

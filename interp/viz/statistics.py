@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plotly.graph_objects import Figure
 
+from interp.faithfulness.battery import FaithfulnessReport
 from interp.report import Estimate
 from interp.statistics import Measured, Role, Statistic, label_of
 from interp.studies.base import StudyReport
@@ -88,13 +91,32 @@ def statistic_table(statistic: Statistic) -> Table:
     return Table(f"{statistic.title} ({statistic.unit})", columns, rows, "Brackets hold 95 % intervals; n stands behind them.")
 
 
+def _page(title: str, about: str, findings: Sequence[str], statistics: Sequence[Statistic]) -> str:
+    return render_page(
+        title=title,
+        traces=(),
+        figures=[statistic_figure(statistic) for statistic in statistics if statistic.values],
+        findings=findings,
+        tables=[statistic_table(statistic) for statistic in statistics],
+        intro=about,
+    )
+
+
 def study_page(report: StudyReport) -> str:
     """Returns the standalone page of a study: findings, a figure a statistic that has values, and every number in tables."""
-    return render_page(
-        title=report.title,
-        traces=(),
-        figures=[statistic_figure(statistic) for statistic in report.statistics if statistic.values],
-        findings=report.findings,
-        tables=[statistic_table(statistic) for statistic in report.statistics],
-        intro=report.about,
+    return _page(report.title, report.about, report.findings, report.statistics)
+
+
+def battery_page(report: FaithfulnessReport) -> str:
+    """Returns the standalone page of a battery of tests, in the same form; tests that were not made say why."""
+    made = [entry for entry in report.tests if entry.skipped is None]
+    findings = [finding for entry in made for finding in entry.findings]
+    findings += [f"Not made: {entry.title} {entry.skipped}." for entry in report.tests if entry.skipped is not None]
+    about = (
+        f"{report.n} runs of {report.model} ({report.task}, {report.policy}, {report.calls} calls in the mean, seed {report.seed}) are "
+        "stopped, changed and resumed. Every test stands beside its control. Between calls a run carries nothing but tokens, so there its "
+        "record is causally complete; what is claimed of the inside of a call is tested by pushing activations. "
+        + " ".join(f"{entry.title} {entry.about}" for entry in made)
     )
+    statistics = [statistic for entry in made for statistic in entry.statistics]
+    return _page(f"How far can an account of {report.model} be believed?", about, findings, statistics)

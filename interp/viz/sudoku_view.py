@@ -9,22 +9,10 @@ from jaxtyping import Float, Int8
 
 from interp.narration import Statement
 from interp.reading import Reading
-from interp.viz.board_trace import BoardStep, BoardTrace, StatementView
+from interp.viz.board_trace import BoardStep, BoardTrace
+from interp.viz.statement_view import statement_views
 from models.tasks.sudoku.board import N_CELLS
 from models.tasks.sudoku.task import SOLUTION, SUDOKU
-
-EVIDENCE_SHOWN = 3
-
-
-def _evidence(statement: Statement) -> str:
-    shown = [f"{item.head} in {item.cell}: {item.probability:.2f}" for item in statement.evidence[:EVIDENCE_SHOWN]]
-    more = len(statement.evidence) - len(shown)
-    readers = dict.fromkeys(item.reader for item in statement.evidence)
-    return "; ".join([*shown, *([f"and {more} more"] if more > 0 else []), *readers])
-
-
-def _statement_view(statement: Statement) -> StatementView:
-    return StatementView(statement.step, statement.kind, statement.text, statement.cells, statement.sound, _evidence(statement))
 
 
 def _numbers(values: Float[np.ndarray, " cell"]) -> tuple[float | None, ...]:
@@ -67,7 +55,7 @@ def board_traces(
                 givens=tuple(givens.tolist()),
                 solution=tuple(solutions[sample].tolist()),
                 steps=tuple(_board_step(boards[sample], step, confidence, pencil) for step in range(int(last[sample]) + 1)),
-                statements=tuple(_statement_view(statement) for statement in statements if statement.sample == sample),
+                statements=statement_views(statements, sample, SOLUTION),
             )
         )
     return views

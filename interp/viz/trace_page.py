@@ -18,14 +18,18 @@ from jaxtyping import Float32, Int32
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from interp.narration import Statement
 from interp.viz.page import plotly_source, safe_json, write_page
+from interp.viz.statement_view import statement_payload
 from interp.viz.trace_view import ChannelView, TraceView, ViewError, shown_samples, spelling, strongest_features, trace_views
 from models.trajectory import Trajectory
 
 LEVELS = 254
 """Steps between the least and the greatest number; 255 stands for NaN."""
 
-_INLINE = ("page.css", "trace.css", "helpers.js", "trace_data.js", "trace_facts.js", "trace_heatmap.js", "trace_canvas.js", "trace.js")
+_STYLES = ("page.css", "trace.css")
+_SCRIPTS = ("helpers.js", "statements.js", "trace_data.js", "trace_facts.js", "trace_heatmap.js", "trace_canvas.js", "trace.js")
+_INLINE = (*_STYLES, *_SCRIPTS)
 """Files of ``templates/`` that stand in the page as they are, in variables such as ``trace_css``."""
 
 
@@ -80,6 +84,7 @@ def _sample_payload(view: TraceView, known: Int32[np.ndarray, " text"]) -> dict[
         "margin": _quantised(view.margin, (0.0, 1.0)),
         "entropy": _quantised(view.entropy, (0.0, max(1e-3, float(np.nan_to_num(view.entropy).max(initial=0))))),
         "channels": [_channel_payload(channel) for channel in view.channels],
+        "statements": [statement_payload(statement) for statement in view.statements],
     }
 
 
@@ -107,6 +112,7 @@ def render_trace_view(traces: Sequence[Sequence[TraceView]], title: str) -> str:
     return environment.get_template("trace.html.jinja").render(
         title=title,
         n_traces=len(traces),
+        has_statements=any(view.statements for view in traces[0]),
         trace_json=safe_json([_trace_payload(views) for views in traces]),
         plotly=plotly_source(),
         **sources,
@@ -141,7 +147,14 @@ def check_place(path: Path) -> None:
         raise ViewError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def show(trajectory: Trajectory, other: Trajectory | None = None, *, sample: int | None = 0, tokenizer: Path | None = None) -> TracePage:
+def show(
+    trajectory: Trajectory,
+    other: Trajectory | None = None,
+    *,
+    sample: int | None = 0,
+    tokenizer: Path | None = None,
+    statements: Sequence[Statement] = (),
+) -> TracePage:
     """Returns the page of a trajectory, or of two side by side.
 
     Args:
@@ -149,6 +162,7 @@ def show(trajectory: Trajectory, other: Trajectory | None = None, *, sample: int
         other: Another, of another policy or model; its samples are shown beside those of the same number.
         sample: The sample to show, counted from 0; None is the first 16 with a choice between them (fewer, if they are large).
         tokenizer: The folder of the tokenizer of both; without, tokens are spelled as the task spells them, or as ``#id``.
+        statements: What was said of the first one, to be listed as far as the step.
 
     Raises:
         ViewError: On a sample or a tokenizer that is not there.
@@ -156,6 +170,9 @@ def show(trajectory: Trajectory, other: Trajectory | None = None, *, sample: int
     trajectories = (trajectory,) if other is None else (trajectory, other)
     samples = shown_samples(trajectories, sample)
     features = strongest_features(trajectories)
-    traces = [list(trace_views(one, samples, spelling(one, tokenizer), features)) for one in trajectories]
+    told = (statements, ())
+    traces = [
+        list(trace_views(one, samples, spelling(one, tokenizer), features, said)) for one, said in zip(trajectories, told, strict=False)
+    ]
     title = " beside ".join(f"{one.model}, {one.policy}" for one in trajectories)
     return TracePage(render_trace_view(traces, title))

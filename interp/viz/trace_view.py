@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
+from interp.narration import Statement
+from interp.viz.statement_view import StatementView, statement_views
 from models.tasks import TASKS
 from models.tasks.sudoku.board import N_CELLS
 from models.tasks.sudoku.task import SOLUTION, SUDOKU
@@ -71,6 +73,8 @@ class TraceView:
     channels: tuple[ChannelView, ...]
     texts: Mapping[int, str]
     """The text of every token that occurs."""
+    statements: tuple[StatementView, ...] = ()
+    """What was said of the sample."""
 
     @property
     def n_steps(self) -> int:
@@ -169,7 +173,11 @@ def _check_sample(trajectory: Trajectory, sample: int) -> None:
 
 
 def trace_views(
-    trajectory: Trajectory, samples: tuple[int, ...], spell: Spelling, features: Mapping[str, tuple[int, ...]]
+    trajectory: Trajectory,
+    samples: tuple[int, ...],
+    spell: Spelling,
+    features: Mapping[str, tuple[int, ...]],
+    statements: Sequence[Statement] = (),
 ) -> Iterator[TraceView]:
     """Yields what there is to show of each of some samples (see ``trace_view``), ``features`` of vector channels."""
     channels = {name: trajectory.channel(name) for name in trajectory.channels}
@@ -195,6 +203,7 @@ def trace_views(
             top_probabilities=top_probabilities,
             channels=tuple(_channel(name, values, sample, window, features.get(name, ())) for name, values in channels.items()),
             texts={token: spell(token) for token in occurring.tolist() if token >= 0},
+            statements=statement_views(statements, sample, window[1]),
             **spoken,
         )
 

@@ -5,7 +5,6 @@ window.denoscope = (() => {
   const words = (kind) => kind.replaceAll("_", " ");
   const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
   const percent = (share) => `${Math.round(100 * share)}`;
-  const SOUND = { true: ["sound", "✓ sound"], false: ["unsound", "✗ unsound"], null: ["open", "○ not checkable"] };
 
   function make(tag, className, text) {
     const element = document.createElement(tag);
@@ -31,5 +30,5 @@ window.denoscope = (() => {
   /* A digit read as candidate that its units exclude, or one they allow that was not read. */
   const markClass = (probability, open) => (probability >= 50 && !open ? "intruder" : probability < 50 && open ? "missed" : "");
 
-  return { allowed, count, make, markClass, name, percent, words, SOUND };
+  return { allowed, count, make, markClass, name, percent, words };
 })();

@@ -1,7 +1,7 @@
 // The trace viewer: one slider, and a pane for each trace with its heatmap, its curve and its canvas.
 (() => {
   "use strict";
-  const { count, make } = window.denoscope;
+  const { count, make, statements } = window.denoscope;
   const { STATES, canvas, facts, heatmap, quantity, unpack } = window.denoscopeTrace;
   performance.mark("denoscope-start");
   const byId = (id) => document.getElementById(id);
@@ -11,6 +11,7 @@
   const ALL_MS = 20000;
   const state = { step: 0, sample: 0, choice: "confidence", feature: "", unwritten: "blank", marks: true, linked: null, pinned: null, timer: null };
   let panes = [];
+  let showStatements = () => {};
   const last = () => Math.max(...panes.map(({ run }) => run.steps));
   const within = (pane) => Math.min(state.step, pane.run.steps);
 
@@ -34,9 +35,14 @@
     if (next === state.linked) return;
     state.linked = next;
     for (const pane of panes) {
-      pane.canvas.link(next);
+      pane.canvas.link(next === null ? [] : [next]);
       pane.heat.link(next !== null && next < pane.run.positions ? next : null);
     }
+  }
+
+  /* The places that a statement about the first trace names; none leads back to what is pinned. */
+  function light(places) {
+    panes[0].canvas.link(places.length || state.pinned === null ? places : [state.pinned]);
   }
 
   function pin(position) {
@@ -59,6 +65,7 @@
       pane.cursor.setAttribute("x2", own);
       pane.element.querySelector(".summary").textContent = facts.summary(pane.run, state.step);
     }
+    showStatements(state.step);
     byId("step-slider").value = state.step;
     byId("step-slider").setAttribute("aria-valuetext", `step ${state.step} of ${last()}`);
     byId("step-label").textContent = `Step ${state.step} of ${last()}`;
@@ -213,6 +220,10 @@
       pane.cursor = facts.curve(pane.element.querySelector(".curve-box"), pane.run, last(), go);
       buildCanvas(pane, index);
     });
+    if (byId("statements")) {
+      const written = panes[0].run.counts.map(({ fresh }) => fresh);
+      showStatements = statements.build(traces[0].samples[sample].statements, { written, noun: "token", link: light });
+    }
     fillChoices();
     state.step = Math.min(state.step, last());
     await recolor();

@@ -54,7 +54,7 @@ window.denoscopeTrace.canvas = (() => {
       cell.tabIndex = position === 0 ? 0 : -1;
     });
     const drawn = Array(run.positions).fill("");
-    let linked = null;
+    let linked = [];
 
     const pencilOf = (name) => board && run.channels.find((one) => one.name === name && one.features.length === 9);
 
@@ -118,10 +118,10 @@ window.denoscopeTrace.canvas = (() => {
       }
     }
 
-    function link(position) {
-      if (linked !== null) cells[linked].cell.classList.remove("linked");
-      linked = position !== null && position < cells.length ? position : null;
-      if (linked !== null) cells[linked].cell.classList.add("linked");
+    function link(positions) {
+      for (const position of linked) cells[position].cell.classList.remove("linked");
+      linked = positions.filter((position) => position < cells.length);
+      for (const position of linked) cells[position].cell.classList.add("linked");
     }
 
     return { show, link, cells: cells.map(({ cell }) => cell) };

@@ -1,11 +1,12 @@
 // The board viewer. Data enters the document as text only: textContent and attributes, never markup.
 (() => {
   "use strict";
-  const { allowed, count, make, markClass, name, percent, words, SOUND } = window.denoscope;
+  const { allowed, count, make, markClass, name, percent, statements } = window.denoscope;
   const byId = (id) => document.getElementById(id);
   const traces = JSON.parse(byId("trace-data").textContent);
   const PLAY_MS = 900;
-  const state = { trace: 0, step: 0, timer: null, inspected: null, kind: "" };
+  const state = { trace: 0, step: 0, timer: null, inspected: null };
+  let showStatements = () => {};
   const cells = [];
   const trace = () => traces[state.trace];
   const last = () => trace().steps.length - 1;
@@ -138,67 +139,6 @@
     cells.forEach(({ cell }, index) => cell.classList.toggle("linked", indices.includes(index)));
   }
 
-  function buildStatements() {
-    const list = byId("statements");
-    list.replaceChildren();
-    const { statements, steps } = trace();
-    for (let step = 0; step < steps.length; step += 1) {
-      const own = statements.filter((statement) => statement.step === step);
-      if (!own.length) continue;
-      const group = make("section", "group");
-      group.dataset.groupStep = step;
-      const written = steps[step].written.length;
-      const heading = make("h4", "", step === 0 ? "Before the first call" : `Step ${step}`);
-      if (written) heading.append(make("span", "muted", ` ${count(written, "cell")} written`));
-      const items = make("ul");
-      own.forEach((statement) => items.append(statementItem(statement)));
-      group.append(heading, items);
-      list.append(group);
-    }
-    list.append(make("p", "nothing muted", "Nothing was said so far."));
-  }
-
-  function statementItem(statement) {
-    const item = make("li");
-    item.dataset.step = statement.step;
-    item.dataset.kind = statement.kind;
-    const [className, label] = SOUND[String(statement.sound)];
-    const line = make("div", "line");
-    line.append(make("p", "text", statement.text), make("span", `badge ${className}`, label));
-    const small = make("p", "evidence");
-    small.append(make("span", "kind", words(statement.kind)), document.createTextNode(statement.evidence));
-    item.append(line, small);
-    for (const type of ["pointerenter", "focus"]) item.addEventListener(type, () => link(statement.cells));
-    for (const type of ["pointerleave", "blur"]) item.addEventListener(type, () => link([]));
-    return item;
-  }
-
-  function drawStatements() {
-    const list = byId("statements");
-    let current = null;
-    let shown = 0;
-    for (const group of list.querySelectorAll(".group")) {
-      const step = Number(group.dataset.groupStep);
-      let inGroup = 0;
-      for (const item of group.querySelectorAll("li")) {
-        item.hidden = state.kind !== "" && item.dataset.kind !== state.kind;
-        item.classList.toggle("current", step === state.step);
-        item.tabIndex = step === state.step ? 0 : -1;
-        inGroup += item.hidden ? 0 : 1;
-      }
-      group.hidden = step > state.step || inGroup === 0;
-      group.classList.toggle("current", step === state.step);
-      shown += group.hidden ? 0 : inGroup;
-      if (!group.hidden) current = group;
-    }
-    list.querySelector(".nothing").hidden = shown > 0;
-    if (current) list.scrollTop = Math.max(0, current.offsetTop - 8);
-    const soFar = trace().statements.filter((statement) => statement.step <= state.step && (!state.kind || statement.kind === state.kind));
-    const sound = soFar.filter((statement) => statement.sound === true).length;
-    const checkable = soFar.filter((statement) => statement.sound !== null).length;
-    byId("statement-summary").textContent = `${count(soFar.length, "statement")} so far; ${sound} of ${checkable} checkable ones sound`;
-  }
-
   function buildTimeline() {
     const { steps } = trace();
     const most = Math.max(1, ...steps.map((step) => step.written.length));
@@ -224,7 +164,7 @@
     state.step = Math.min(last(), Math.max(0, step));
     const now = trace().steps[state.step];
     cells.forEach((_, index) => drawCell(index));
-    drawStatements();
+    showStatements(state.step);
     link([]);
     const slider = byId("step-slider");
     slider.value = state.step;
@@ -264,22 +204,17 @@
   function choose(index) {
     pause();
     state.trace = index;
-    state.kind = "";
-    const { model, policy, statements } = trace();
+    const { model, policy, steps } = trace();
     byId("trace-about").textContent = `${model}; policy ${policy}; ${count(last(), "network call")}`;
     byId("step-slider").max = last();
-    const kinds = [...new Set(statements.map((statement) => statement.kind))].sort();
-    byId("kind-select").replaceChildren(new Option("all statements", ""), ...kinds.map((kind) => new Option(words(kind), kind)));
-    byId("kind-choice").hidden = kinds.length < 2;
     buildTimeline();
-    buildStatements();
+    showStatements = statements.build(trace().statements, { written: steps.map(({ written }) => written.length), noun: "cell", link });
     show(0);
   }
 
   buildBoard();
   byId("trace-select").replaceChildren(...traces.map((one, index) => new Option(one.title, index)));
   byId("trace-select").addEventListener("change", (event) => choose(Number(event.target.value)));
-  byId("kind-select").addEventListener("change", (event) => { state.kind = event.target.value; drawStatements(); });
   byId("step-slider").addEventListener("input", (event) => { pause(); show(Number(event.target.value)); });
   byId("previous").addEventListener("click", () => { pause(); show(state.step - 1); });
   byId("next").addEventListener("click", () => { pause(); show(state.step + 1); });

@@ -1,0 +1,1 @@
+"""Tests of how far an account of a run can be believed."""

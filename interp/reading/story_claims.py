@@ -1,0 +1,131 @@
+"""When a reading of a text as a whole may be claimed, at a stated rate of false alarms, and how long before it was written.
+
+A call's log odds are held against those of other runs *in the same call*, where just as much is unwritten: a reader that drifts with the
+share unwritten, or merely favours a head, gains nothing by it. Whatever is fitted is fitted on the other half of the runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from probes.linear import fit_logistic
+
+ALPHA = 0.05
+"""Of the pairs of a run and a head that its text does not show in the end, so many may be claimed, in whatever call."""
+BANDS = 4
+"""Log odds are calibrated by quarter of the run."""
+FEWEST_TRUE = 3
+"""So many heads that are yet to be shown must be true in the runs that are calibrated on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """What a reader claims of some runs."""
+
+    probability: Float[np.ndarray, "run step head"]
+    """Calibrated, that the text will show it; NaN where there is nothing to calibrate on, and at step 0."""
+    first: Int[np.ndarray, "run head"]
+    """The first call that claims it; one more than the last step where none does."""
+    shown: Int[np.ndarray, "run head"]
+    """The step from which on the canvas shows it to the end; one more than the last step where it does not."""
+    threshold: Float[np.ndarray, " run"]
+    """From which probability on it is claimed: that of the other half of the runs."""
+
+    @property
+    def true(self) -> Bool[np.ndarray, "run head"]:
+        """What is true in the end and was not shown by the prompt."""
+        return (self.shown > 0) & (self.shown < self.probability.shape[1])
+
+    @property
+    def false(self) -> Bool[np.ndarray, "run head"]:
+        """What is not true in the end."""
+        return self.shown == self.probability.shape[1]
+
+    @property
+    def lead(self) -> Float[np.ndarray, "run head"]:
+        """How many calls before it was written each true head was claimed, 0 where it was not; NaN where it is not true."""
+        return np.where(self.true, np.maximum(self.shown - self.first, 0), np.nan)
+
+    @property
+    def claimed_before(self) -> Bool[np.ndarray, "run head"]:
+        """Which heads were claimed by a call before the one that wrote them."""
+        return self.first < self.shown
+
+
+def standardised(scores: Float[np.ndarray, "run step head"], on: Bool[np.ndarray, " run"]) -> Float[np.ndarray, "run step head"]:
+    """Returns each call's log odds of each head less their mean, over their spread, among some runs; 0 where nothing was read."""
+    there = np.isfinite(scores[on])
+    n = np.maximum(there.sum(0), 1)
+    mean = np.where(there, scores[on], 0.0).sum(0) / n
+    spread = np.sqrt(np.where(there, (scores[on] - mean) ** 2, 0.0).sum(0) / n)
+    return np.nan_to_num((scores - mean) / np.maximum(spread, 1e-6))
+
+
+def still_open(shown: Int[np.ndarray, "run head"], steps: int) -> Bool[np.ndarray, "run step head"]:
+    """Returns which heads the canvas that each call saw did not show to the end yet; step 0 is no call."""
+    step = np.arange(steps + 1)[None, :, None]
+    return (shown[:, None] >= step) & (step > 0)
+
+
+def _calibrated(
+    z: Float[np.ndarray, "run step head"], true: Bool[np.ndarray, "run head"], counted: Bool[np.ndarray, "run step head"]
+) -> Float[np.ndarray, "run step head"] | None:
+    """Returns probabilities by Platt's (1999) two numbers, one pair for all heads and a band of steps; None where there is too little.
+
+    ``counted`` says what is fitted on; a band in which all or none of that is true takes the numbers of all steps.
+    """
+    if (counted.any(1) & true).sum() < FEWEST_TRUE or not (counted.any(1) & ~true).any():
+        return None
+    said = np.broadcast_to(true[:, None], z.shape)
+    band = np.minimum(np.maximum(np.arange(z.shape[1]) - 1, 0) * BANDS // max(z.shape[1] - 1, 1), BANDS - 1)
+    found = np.full(z.shape, np.nan)
+    for one in range(BANDS):
+        here = counted & (band == one)[None, :, None]
+        rows = here if len(np.unique(said[here])) == 2 else counted
+        x, y = torch.from_numpy(z[rows]).float()[:, None], torch.from_numpy(said[rows])[:, None]
+        probe = fit_logistic(x, y, heads=("true",), fitted_on="runs")
+        part = torch.from_numpy(z[:, band == one]).float()[..., None]
+        found[:, band == one] = probe.probabilities(part)[..., 0].numpy()
+    found[:, 0] = np.nan
+    return found
+
+
+def first_claim(probability: Float[np.ndarray, "run step head"], threshold: Float[np.ndarray, " run"]) -> Int[np.ndarray, "run head"]:
+    """Returns the first step whose probability is above the run's threshold; one more than the last step where none is."""
+    above = np.nan_to_num(probability, nan=-np.inf) > threshold[:, None, None]
+    return np.where(above.any(1), above.argmax(1), probability.shape[1])
+
+
+def claims(
+    scores: Float[np.ndarray, "run step head"], shown: Int[np.ndarray, "run head"], *, alpha: float = ALPHA, calibrate: bool = True
+) -> Claims | None:
+    """Returns what a reader claims of each run, calibrated on every other one, the even on the odd and the odd on the even.
+
+    The threshold is the probability that a share ``alpha`` of the false pairs of run and head exceed in any of their calls, in the other
+    half. None where either half has too few true heads that the prompt does not show.
+
+    Args:
+        scores: Log odds by call; NaN at step 0 and where nothing was read.
+        shown: See ``interp.reading.story_facts.first_shown``.
+        alpha: The rate of false alarms.
+        calibrate: False takes the scores for probabilities, and claims above one half.
+    """
+    runs, steps = len(scores), scores.shape[1] - 1
+    if not calibrate:
+        half = np.full(runs, 0.5)
+        return Claims(scores, first_claim(scores, half), shown, half)
+    true, false, counted = (shown > 0) & (shown <= steps), shown == steps + 1, still_open(shown, steps)
+    probability, threshold = np.full(scores.shape, np.nan), np.full(runs, np.nan)
+    odd = np.arange(runs) % 2 == 1
+    for fit in (odd, ~odd):
+        found = _calibrated(standardised(scores, fit), true, counted & fit[:, None, None])
+        if found is None:
+            return None
+        probability[~fit] = found[~fit]
+        highest = np.where(counted, found, -np.inf).max(1)
+        threshold[~fit] = np.quantile(highest[fit[:, None] & false], 1 - alpha, method="higher")
+    return Claims(probability, first_claim(probability, threshold), shown, threshold)
