@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.account import Account, solutions_of
 from interp.boards import mixed_boards
 from interp.clock import Clock, Progress
 from interp.concepts import CONCEPTS
@@ -22,6 +21,7 @@ from interp.narration import Statement, narrate, to_jsonl
 from interp.reading import CALIBRATED_ON, NARRATED, Reader, Reading, harvest_runs, read, reader_sets, save_readers
 from interp.report import EvaluationEntry, ProbeEntry, Report, write_report
 from interp.scoring import estimate
+from interp.tellers import BoardAccount, solutions_of
 from interp.transfer import Twins, collect, model_entry, transfer_entries
 from interp.verdict import judge
 from interp.viz.figures import REPORT_FIGURES, confidence_figure
@@ -79,7 +79,7 @@ def _evaluations(twins: Twins, n: int, seed: int, on_batch: Callable[[int, int],
 
 def _accounts(
     twins: Twins, trajectory: Trajectory, readers: dict[str, Reader], controls: dict[str, Reader], on_step: Callable[[int, int], None]
-) -> tuple[Account, list[Statement]]:
+) -> tuple[BoardAccount, list[Statement]]:
     """Returns the account by the readers, and what the controls would have had it say; one pass over the trajectory serves both."""
     both = read(twins.diffusion, trajectory, readers | {f"control {name}": reader for name, reader in controls.items()}, on_step)
     solutions = solutions_of(trajectory)
@@ -87,7 +87,7 @@ def _accounts(
         Reading(trajectory, chosen, {name: both.scores[prefix + name] for name in chosen})
         for prefix, chosen in (("", readers), ("control ", controls))
     )
-    return Account(own, solutions, narrate(own, solutions)), narrate(control, solutions)
+    return BoardAccount(own, solutions, narrate(own)), narrate(control)
 
 
 def run_demo(
@@ -162,7 +162,7 @@ def run_demo(
     return report, account.statements
 
 
-def _write_page(report: Report, account: Account, shown: int, path: Path) -> None:
+def _write_page(report: Report, account: BoardAccount, shown: int, path: Path) -> None:
     samples = range(min(shown, len(account.solutions)))
     traces = board_traces(account.reading, account.solutions, account.statements, samples)
     html = render_page(

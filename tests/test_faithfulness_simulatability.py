@@ -20,11 +20,13 @@ from interp.faithfulness.simulatability import (
     READERS,
     RUNS,
     SIMULATABILITY,
+    against,
     corrupted,
     findings,
     random_like,
 )
 from interp.faithfulness.simulator import Told, features, fit_simulator, foretold, places_of, told
+from interp.grading import Tally
 from interp.narration import Evidence, Statement
 from interp.reading import Reader
 from interp.statistics import Statistic
@@ -143,7 +145,7 @@ def test_an_edit_changes_one_written_token_of_each_board_and_the_run_goes_on(cas
     assert (edited.tokens(-1)[:, SOLUTION] != MASK_ID).all()
 
 
-def planted(case: Case, run: Trajectory, puzzles: Puzzles) -> dict[str, Told | None]:
+def planted(case: Case, run: Trajectory) -> dict[str, Told | None]:
     """An account that knows, in the place of the readers', beside its controls."""
     tokens = run.data["token"].values[:, :, SOLUTION].astype(np.int64)
     written = (tokens[:, :-1] == MASK_ID) & (tokens[:, 1:] != MASK_ID)
@@ -156,7 +158,10 @@ def planted(case: Case, run: Trajectory, puzzles: Puzzles) -> dict[str, Told | N
 def test_the_whole_test_tells_an_account_that_knows_from_its_controls(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulatability, "accounts_of", planted)
     statistics: list[Statistic] = SIMULATABILITY.measure(case)
-    assert [one.name for one in statistics] == ["simulated_bits", "simulated_named"]
+    assert [one.name for one in statistics] == ["simulated_bits", "simulated_named", "simulated_saved"]
+    assert statistics == SIMULATABILITY.measure(case)
+    assert all(one.roles for one in statistics)
+    assert all(value.estimate.n <= case.run.n_samples for one in statistics for value in one.values)
     found = {(value.at["run"], value.at["knows"], value.at["told"]): value.estimate for value in statistics[0].values}
     assert set(found) == {(run, knows, account) for run in RUNS for knows in KNOWS for account in ACCOUNTS}
     for knows in KNOWS:
@@ -164,7 +169,32 @@ def test_the_whole_test_tells_an_account_that_knows_from_its_controls(case: Case
         assert found[RUNS[0], knows, OTHER].value > 0.5 * found[RUNS[0], knows, NOTHING].value
     said = findings(statistics)
     assert len(said) == len(RUNS) * len(KNOWS)
+    assert all(sentence.endswith(".") for sentence in said)
     assert "better than nothing" in said[0]
+
+
+def test_accounts_are_compared_board_by_board(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that saves each board the same little is better, however far boards are apart."""
+    costs = {NOTHING: 0.01, READERS: 0.0, RANDOM: 0.01, OTHER: 0.0}
+    boards = np.array([0.2, 0.9, 0.4, 1.5])
+
+    def foretold_as(scenes: object, account: str, confidences: bool, samples: int) -> dict[str, tuple[Tally, Tally]]:
+        bits = Tally(100 * (boards + costs[account]), np.full(4, 100.0))
+        return {run: (bits, Tally(np.ones(4), np.full(4, 2.0))) for run in RUNS}
+
+    monkeypatch.setattr(simulatability, "accounts_of", planted)
+    monkeypatch.setattr(simulatability, "_foretold", foretold_as)
+    bits, _, saved = SIMULATABILITY.measure(case)
+    at = {"run": RUNS[0], "knows": KNOWS[0]}
+    assert bits.at(**at, told=READERS).high > bits.at(**at, told=NOTHING).low
+    for than in (NOTHING, RANDOM):
+        found = saved.at(**at, compared=against(READERS, than))
+        assert (found.value, found.low, found.high, found.n) == (pytest.approx(0.01), pytest.approx(0.01), pytest.approx(0.01), 4)
+    same = saved.at(**at, compared=against(READERS, OTHER))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    said = findings([bits, _, saved])[0]
+    assert "better than nothing" in said
+    assert "not to be told from another run" in said
 
 
 def test_random_readers_are_as_long_as_those_they_stand_for(model: LanguageModel) -> None:

@@ -13,14 +13,27 @@ from interp.concepts import CONCEPTS
 from interp.faithfulness.aftermath import pushed_on, written_on
 from interp.faithfulness.base import Case, FaithfulnessError
 from interp.faithfulness.claims import Claims, claims_of, middle_calls
-from interp.faithfulness.doses import Directions, Nudge, controls, pushed, swap, unembedding, written
-from interp.faithfulness.statements import How, statement_statistics
-from interp.faithfulness.support import STATEMENTS, arms_of, statement_findings, support
+from interp.faithfulness.doses import (
+    OTHER_CONCEPT,
+    RANDOM,
+    Directions,
+    Nudge,
+    controls,
+    length_statistic,
+    patterns_of,
+    pushed,
+    swap,
+    unembedding,
+    written,
+)
+from interp.faithfulness.statements import statement_statistics
+from interp.faithfulness.support import STATEMENTS, arms_of, readable_statistic, statement_findings, support
+from interp.faithfulness.trials import How
 from interp.narration import Evidence, Statement
-from interp.reading import Reader
+from interp.reading import Reader, read
 from models.decoding import Decoding
 from models.denoise import denoise
-from models.hookpoints import resid_post
+from models.hookpoints import HookPoint, resid_post
 from models.language_model import LanguageModel
 from models.tasks.sudoku.board import PEERS, UNITS_OF
 from models.tasks.sudoku.generator import generate
@@ -146,16 +159,18 @@ def test_after_the_last_layer_nothing_reaches_another_cell(case: Callable[..., _
     assert effect.use.abs().max() < 1e-5
 
 
-def test_controls_are_as_long_as_the_longest_push(case: Callable[..., _Case]) -> None:
+def test_controls_are_as_long_as_the_push(case: Callable[..., _Case]) -> None:
     claims = case().claims
-    directions = along(CODE)
-    length = 2 * swap(directions.vectors, claims).norm(dim=1)
-    arms = [directions, Directions(2 * directions.vectors, 1.0)]
-    found = controls(arms, unembedding(case().model), claims, draws=3, seed=0)
-    assert len(found["random direction"]) == 3
+    directions, rival = along(CODE), Directions(9.0 * torch.eye(64)[IDLE], 1.0)
+    length = swap(directions.vectors, claims).norm(dim=1)
+    found = controls(directions, rival, unembedding(case().model), claims, draws=3, seed=0)
+    assert len(found[RANDOM]) == 3
     for several in found.values():
         for one in several:
             torch.testing.assert_close(one.vectors.norm(dim=1), length)
+    (other,) = found[OTHER_CONCEPT]
+    assert not other.vectors[:, CODE].any()
+    assert OTHER_CONCEPT not in controls(directions, None, unembedding(case().model), claims, draws=1, seed=0)
 
 
 def test_what_the_output_reads_is_the_head_through_the_norm(case: Callable[..., _Case]) -> None:
@@ -225,13 +240,97 @@ def test_the_battery_names_the_readers_that_are_missing(case: Callable[..., _Cas
         STATEMENTS.measure(Case(one.model, one.run, PUZZLES))
 
 
+def reader_at(model: LanguageModel, point: HookPoint, part: slice = CODE, concept: str = "digit") -> Reader:
+    """Returns a reader of digits in a part of the residual stream."""
+    heads = CONCEPTS[concept].heads
+    probe = LinearProbe(torch.eye(64)[part], torch.full((9,), -1.0), heads, "planted", "planted")
+    return Reader(CONCEPTS[concept], point, probe, model.fingerprint, 1.0)
+
+
 def test_arms_reach_every_layer_and_readers_their_own(case: Callable[..., _Case]) -> None:
     one = case()
-    heads = CONCEPTS["digit"].heads
-    probe = LinearProbe(torch.eye(64)[CODE], torch.zeros(9), heads, "planted", "planted")
-    reader = Reader(CONCEPTS["digit"], FIRST, probe, one.model.fingerprint, 1.0)
-    arms = arms_of(Case(one.model, one.run, PUZZLES), PUZZLES, {"digit": reader})
-    assert set(arms["class means"]) == {("digit", FIRST), ("digit", LAST)}
-    assert set(arms["readers"]) == {("digit", FIRST)}
+    arms = arms_of(Case(one.model, one.run, PUZZLES), PUZZLES, {"digit": reader_at(one.model, FIRST)}, fits=("mass_mean", "ridge"))
+    assert list(arms) == ["AR-trained patterns", "AR-trained weights", "native mass_mean", "native ridge"]
+    assert set(arms["native mass_mean"]) == {("digit", FIRST), ("digit", LAST)}
+    assert set(arms["AR-trained patterns"]) == set(arms["AR-trained weights"]) == {("digit", FIRST)}
     for arm in arms.values():
         assert torch.isfinite(arm["digit", FIRST].vectors).all()
+
+
+def test_a_kind_is_judged_by_the_readers_and_not_by_a_better_arm(case: Callable[..., _Case]) -> None:
+    """What the network's own directions do is reported beside, each arm at a layer of its own."""
+    one = case()
+    arms = {"readers": {("digit", FIRST): along(IDLE)}, "native": {("digit", FIRST): along(IDLE), ("digit", LAST): along(CODE)}}
+    found = {one.name: one for one in statement_statistics(one.model, one.run, {"decided": one.claims}, arms, How(doses=(0.01, 1.0)))}
+    assert support(list(found.values())) == {"decided": "readable"}
+    doses = found["statement_doses"]
+    assert doses.at(directions="readers", push="along the claim", dose=100).value == 0.0
+    assert doses.at(directions="native", push="along the claim", dose=100, layer=1).value == 1.0
+    (sentence,) = statement_findings(list(found.values()))
+    assert "readers: the cell says the other digit: 0.00" in sentence
+    assert "native: the cell says the other digit: 1.00" in sentence
+    assert "95% from dose 1 on" in sentence
+    assert sentence.endswith("Judged by readers. Earned: readable.")
+
+
+def test_another_concept_that_does_as_much_is_named(case: Callable[..., _Case]) -> None:
+    one = case()
+    arms = {"readers": {("digit", LAST): along(CODE), ("candidates", LAST): along(CODE)}}
+    (sentence,) = statement_findings(statement_statistics(one.model, one.run, {"decided": one.claims}, arms, How(doses=(1.0,))))
+    assert "the same digits of the other concept do as much: 1.00" in sentence
+
+
+def test_no_move_at_all_is_known_exactly_but_no_flip_is_not(case: Callable[..., _Case]) -> None:
+    """Nothing is downstream of the last layer, so the use is 0 by depth; a share of 0 of some boards is an estimate."""
+    one = case()
+    arms = {"readers": {("digit", LAST): along(IDLE)}}
+    found = {one.name: one for one in statement_statistics(one.model, one.run, {"decided": one.claims}, arms, How(doses=(1.0,)))}
+    use = found["statement_use"].at(push="along the claim", layer=1)
+    assert max(abs(use.low), abs(use.high)) < 1e-5
+    assert found["statement_flips"].at(push="along the claim", layer=1).high > 0.05
+
+
+def test_a_pattern_moves_its_score_as_far_as_the_classes_are_apart() -> None:
+    """And it is the class means' difference where the score tells the classes without error, whatever the weights cancel."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(400) % 2 == 0
+    noise = torch.randn(400, generator=generator)
+    noise -= torch.where(label, noise[label].mean(), noise[~label].mean())
+    x = torch.stack([label.float() + noise, noise, torch.zeros(400)], 1)
+    probe = LinearProbe(torch.tensor([[1.0, -1.0, 0.0]]), torch.zeros(1), ("head",), "planted", "planted")
+    pattern = patterns_of(probe, x, label[:, None]).vectors
+    torch.testing.assert_close(pattern, torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pattern @ probe.weight.T, torch.ones(1, 1), atol=1e-5, rtol=0)
+
+
+def test_lengths_are_told_beside_the_layers_own_scale(case: Callable[..., _Case]) -> None:
+    one = case()
+    found = length_statistic({"decided": one.claims}, {"readers": {("digit", FIRST): Directions(2.0 * torch.eye(64)[CODE], 4.0)}}, 0)
+    assert found.at(layer=0).value == pytest.approx(2.0 * 2**0.5 / 4.0)
+
+
+def test_what_is_read_is_told_beside_false_alarms(case: Callable[..., _Case]) -> None:
+    """The first layer holds the digit that the cell's position stands for, whatever the run ends with, at every cell."""
+    one = case()
+    reading = read(one.model, one.run, {"digit": reader_at(one.model, FIRST)})
+    found = readable_statistic(reading, {"decided": one.claims}, seed=0)
+    read_there, end = reading.readable("digit").values, one.run.tokens(-1)[:, SOLUTION]
+    for part, name in enumerate(("early", "middle", "late")):
+        some = one.claims.rows(one.claims.part == part)
+        said = [read_there[sample, step, cell, digit - 1] for sample, step, cell, digit in _columns(some)]
+        assert found.at(claim="read where it is stated", part=name).value == pytest.approx(np.mean(said))
+        step = int(some.step[0])
+        free = one.run.tokens(step - 1)[:, SOLUTION] == 11
+        wrong = [
+            np.mean(
+                [(np.flatnonzero(read_there[sample, step, cell]) + 1 != end[sample, cell]).any() for cell in np.flatnonzero(free[sample])]
+            )
+            for sample in range(BOARDS)
+            if free[sample].any()
+        ]
+        assert found.at(claim="read where it is false", part=name).value == pytest.approx(np.mean(wrong))
+
+
+def _columns(claims: Claims) -> list[list[int]]:
+    columns: list[list[int]] = torch.stack([claims.sample, claims.step, claims.cell, claims.stated], 1).tolist()
+    return columns

@@ -11,6 +11,7 @@ import torch
 
 from interp.demo import PROBED, DemoSizes, run_demo
 from interp.findings import findings
+from interp.narration import JUSTIFICATIONS, UNREASONED
 from interp.reading import load_readers
 from interp.report import Report, read_report
 from models.load import load
@@ -60,7 +61,7 @@ def test_the_statements_are_those_of_the_trace(demo: tuple[Path, Report]) -> Non
     graded = [line["sound"] for line in lines if line["sound"] is not None]
     assert report.reading.sound.value == pytest.approx(np.mean(graded))
     trace = Trajectory.load(out / "trace.zarr")
-    written = sum(line["kind"] not in ("decided", "revised") for line in lines)
+    written = sum(line["kind"] in (*JUSTIFICATIONS, *UNREASONED) for line in lines)
     assert written == int((trace.data["commit_step"].values > 0).sum())
 
 

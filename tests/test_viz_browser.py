@@ -195,7 +195,7 @@ def test_statements_grow_with_the_steps(page: Any, traces: list[BoardTrace]) -> 
         timeout=5000,
     )
     current.first.focus()
-    assert cells_with(page, "linked") == set(now[0].cells)
+    assert cells_with(page, "linked") == set(now[0].places)
     page.select_option("#kind-select", "decided")
     assert page.locator("#statements li:not([hidden])").count() > 0
     assert set(page.eval_on_selector_all("#statements li:not([hidden])", "all => all.map((one) => one.dataset.kind)")) == {"decided"}

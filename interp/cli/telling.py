@@ -59,10 +59,10 @@ def read(
         raise ModelError(f"{error}{hint}") from None
     with whole_folder(target, "reading.jsonl") as folder:
         with progress_bars() as tell:
-            from interp.account import account_of, readers_for, verdict_lines, write_account
+            from interp.account import account_of, readers_for, save_readers_of, verdict_lines, write_account
             from interp.faithfulness.battery import read_battery, support_of
             from interp.narration.levels import LEVELS
-            from interp.reading import check_model, save_readers
+            from interp.reading import check_model
 
             check_model(loaded, trajectory)
             found = readers_for(loaded, readers, ar, seed=seed, tell=tell)
@@ -70,7 +70,7 @@ def read(
             account = account_of(loaded, trajectory, found, support=earned, on_step=lambda done, total: tell("read", done, total))
         write_account(account, folder)
         if readers is None:
-            save_readers(found, folder / "readers")
+            save_readers_of(loaded, found, folder / "readers")
     verdict = verdict_lines(account)
     if as_json:
         print_json(verdict)

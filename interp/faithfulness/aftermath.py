@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -110,12 +110,13 @@ def after_statistic(
         some = claims.rows(claims.part == part)
         if not len(some):
             continue
+        runs, some = run.select(some.sample.tolist()), replace(some, sample=torch.arange(len(some)))
         vectors = swap(directions, some)
         random = as_long_as(random_directions(len(some), vectors.shape[1], seed), vectors.norm(dim=1))
         found = {
-            ALONG: pushed_on(model, run, some, point, vectors),
-            RANDOM: pushed_on(model, run, some, point, random),
-            BY_HAND: written_on(model, run, some),
+            ALONG: pushed_on(model, runs, some, point, vectors),
+            RANDOM: pushed_on(model, runs, some, point, random),
+            BY_HAND: written_on(model, runs, some),
         }
         for line, one in found.items():
             values += _values({"push": line, "part": name}, one, some, seed)

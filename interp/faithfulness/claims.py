@@ -22,6 +22,8 @@ from models.trajectory import Trajectory
 
 PARTS = ("early", "middle", "late")
 """The thirds of a run; claims are tested in the middle call of each."""
+CONCEPT_OF = {"decided": "digit", "only_candidate": "candidates", "only_place": "candidates", "elimination": "candidates"}
+"""Kinds of statements that can be tested, and the concept whose reader they rest on."""
 AT_ITSELF = ("decided", "only_candidate")
 """Kinds that claim a digit of the cell they name; the others rest on what is read at other cells."""
 DIGITS = slice(1, 10)
@@ -42,6 +44,8 @@ class Claims:
     """What that call read."""
     cell: Int[Tensor, " claim"]
     """Where the claim is read."""
+    stated: Int[Tensor, " claim"]
+    """The digit (1 to 9) that the statement names."""
     own: Int[Tensor, " claim"]
     """The digit (1 to 9) that the model holds likeliest there."""
     other: Int[Tensor, " claim"]
@@ -81,7 +85,8 @@ def digit_log_probabilities(model: LanguageModel, tokens: Int[Tensor, "batch pos
     return torch.cat(parts)
 
 
-def _candidates(tokens: Int[Tensor, "claim pos"]) -> Bool[np.ndarray, "claim cell digit"]:
+def candidates_of(tokens: Int[Tensor, "claim pos"]) -> Bool[np.ndarray, "claim cell digit"]:
+    """Returns which digits the written cells leave to each cell of some canvases."""
     none = torch.zeros(len(tokens), dtype=torch.long)
     return candidate_sets(visible_boards(Sites.unwritten(tokens, tokens, none, none, none.float())))
 
@@ -180,7 +185,7 @@ def _row(board: _Board, said: Statement, rng: np.random.Generator) -> dict[str, 
     up = own if at_itself else None
     about = peers if at_itself else np.arange(N_CELLS) == place.named
     weights = {"expected": _weights(about, up, other), "elsewhere": _weights(away, up, other), "consequence": options[other - 1]}
-    numbers = {"cell": place.cell, "own": own, "other": other, "far": far}
+    numbers = {"cell": place.cell, "stated": place.digit, "own": own, "other": other, "far": far}
     found = {name: torch.tensor(value) for name, value in numbers.items()} | {name: torch.from_numpy(one) for name, one in weights.items()}
     return {**found, "tokens": board.tokens, "base": board.base}
 
@@ -192,7 +197,7 @@ def _claims(
     found = []
     for part, step in enumerate(middle_calls(run)):
         tokens = torch.from_numpy(run.tokens(step - 1))
-        candidates, free = _candidates(tokens), tokens[:, SOLUTION].numpy() == MASK_ID
+        candidates, free = candidates_of(tokens), tokens[:, SOLUTION].numpy() == MASK_ID
         drawn = _drawn([one for one in statements if _stands(one, step, free)], rng)[:most]
         base = digit_log_probabilities(model, tokens[[one.sample for one in drawn]]) if drawn else ()
         for said, spoken in zip(drawn, base, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp.faithfulness.claims import BATCH, DIGITS, Claims, digit_log_probabilities
+from interp.faithfulness.claims import BATCH, CONCEPT_OF, DIGITS, Claims, digit_log_probabilities
+from interp.scoring import estimate
+from interp.statistics import Measured, Statistic
 from interp.steering import Push, adding, axes_of, context_of, edits_of
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from models.tasks.sudoku.task import SOLUTION
 from probes.controls import random_directions
 from probes.linear import LinearProbe
+from probes.metrics import bootstrap_ratio
 
 DOSES = (0.1, 0.25, 0.5, 1.0, 2.0)
 """Lengths of a push over its natural length."""
@@ -32,9 +35,25 @@ class Directions:
     """The layer's own scale, to compare with: the root of the summed variance of its activations."""
 
 
+Arm = Mapping[tuple[str, HookPoint], Directions]
+"""Directions of one origin, by concept and hook point."""
+
+
 def directions_of(probe: LinearProbe, x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"]) -> Directions:
     """Returns a probe's directions, measured on labelled activations of the model that is pushed."""
     return Directions(axes_of(probe, x, y).natural.float(), float(x.float().var(0).sum().sqrt()))
+
+
+def patterns_of(probe: LinearProbe, x: Float[Tensor, "row d_model"], y: Bool[Tensor, "row head"]) -> Directions:
+    """Returns what varies with a probe's scores: a head's covariance with the activations (Haufe et al. 2014, equation 6).
+
+    A probe's weights also cancel what it must not be misled by, so a push along them need not look like anything that the model does. A
+    push along the pattern, of natural length, moves the probe's score as far as its classes' mean scores are apart.
+    """
+    scores, centred = probe.scores(x.float()).float(), x.float() - x.float().mean(0)
+    slopes = (scores - scores.mean(0)).T @ centred / (scores - scores.mean(0)).square().sum(0)[:, None]
+    apart = torch.stack([scores[y[:, head], head].mean() - scores[~y[:, head], head].mean() for head in range(y.shape[1])])
+    return Directions(slopes * apart[:, None], float(x.float().var(0).sum().sqrt()))
 
 
 def unembedding(model: LanguageModel) -> Float[Tensor, "digit d_model"]:
@@ -70,28 +89,40 @@ class Nudge:
 
 
 def controls(
-    arms: Sequence[Directions], output: Float[Tensor, "digit d_model"], claims: Claims, *, draws: int, seed: int
+    directions: Directions,
+    rival: Directions | None,
+    output: Float[Tensor, "digit d_model"],
+    claims: Claims,
+    *,
+    draws: int,
+    seed: int,
 ) -> dict[str, list[Nudge]]:
-    """Returns by name pushes that are as long as the longest swap along any of several origins' directions.
+    """Returns by name pushes that are each as long as the claim's own swap along some directions.
 
-    They go along random directions (several draws), along the first origin's directions of two digits that the claim is not about, along
-    its swap at a far cell, and along what the output reads.
+    They go along random directions (several draws), along the same directions of two digits that the claim is not about, along its swap
+    at a far cell, along the swap of the same two digits by another concept (None leaves it out), and along what the output reads.
     """
-    length = torch.stack([swap(one.vectors, claims).norm(dim=1) for one in arms]).amax(0)
-    vectors = arms[0].vectors
+    own = swap(directions.vectors, claims)
+    length, vectors = own.norm(dim=1), directions.vectors
     up, down = other_digits(claims, seed)
     random = [as_long_as(random_directions(len(claims), vectors.shape[1], seed + draw), length) for draw in range(draws)]
-    return {
+    found = {
         RANDOM: [Nudge(one, claims.cell) for one in random],
         OTHER_DIGITS: [Nudge(as_long_as(vectors[up - 1] - vectors[down - 1], length), claims.cell)],
-        FAR: [Nudge(as_long_as(swap(vectors, claims), length), claims.far)],
+        FAR: [Nudge(own, claims.far)],
         OUTPUT: [Nudge(as_long_as(swap(output, claims), length), claims.cell)],
     }
+    if rival is not None:
+        found[OTHER_CONCEPT] = [Nudge(as_long_as(swap(rival.vectors, claims), length), claims.cell)]
+    return found
 
 
-RANDOM, OTHER_DIGITS, FAR, OUTPUT = "random direction", "two other digits", "at a far cell", "what the output reads"
+RANDOM, OTHER_DIGITS, FAR = "random direction", "two other digits", "at a far cell"
+OTHER_CONCEPT, OUTPUT = "the same digits of the other concept", "what the output reads"
 FLOORS = (RANDOM, OTHER_DIGITS, FAR)
-"""Controls that must do less than the push."""
+"""Controls that do not say what the claim says, and so must do less than the push."""
+RIVALS = (OTHER_CONCEPT, OUTPUT)
+"""Other directions for the same two digits: where one does as much, what acts is not this concept's alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,3 +177,30 @@ def averaged(effects: list[Effect]) -> Effect:
     """Returns the mean over draws."""
     columns = (torch.stack([getattr(one, name) for one in effects]).mean(0) for name in ("flipped", "peers", "elsewhere", "consequence"))
     return Effect(*columns)
+
+
+def length_statistic(claims: Mapping[str, Claims], arms: Mapping[str, Arm], seed: int) -> Statistic:
+    """Returns how long natural pushes are beside the layer's own scale, by kind, origin of the directions, and layer."""
+    values = []
+    for kind, some in claims.items():
+        for name, arm in arms.items():
+            for point in sorted(point for concept, point in arm if concept == CONCEPT_OF[kind]):
+                directions = arm[CONCEPT_OF[kind], point]
+                length = swap(directions.vectors, some).norm(dim=1)
+                found = bootstrap_ratio(length, torch.full_like(length, directions.spread), some.sample, seed=seed)
+                at = {"kind": kind, "directions": name, "layer": point.layer or 0}
+                values.append(Measured(at=at, estimate=estimate(found)))
+    return Statistic(
+        name="statement_lengths",
+        title="How long is a push of natural length?",
+        about=(
+            "The natural length is how far the classes' means are apart along the directions: of the digit pushed out and of the one "
+            "pushed in, together. The layer's scale is the root of the summed variance of its activations at unwritten cells. Intervals "
+            "resample boards."
+        ),
+        unit="length over the layer's scale",
+        panels=("kind",),
+        lines=("directions",),
+        x="layer",
+        values=values,
+    )

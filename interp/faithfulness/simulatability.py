@@ -17,7 +17,9 @@ from interp.faithfulness.simulator import Places, Told, features, fit_simulator,
 from interp.grading import Tally
 from interp.narration import narrate
 from interp.reading import Reader, read
-from interp.statistics import Measured, Statistic
+from interp.report import Estimate
+from interp.statistics import Coordinate, Measured, Statistic
+from interp.verdict import difference
 from models.tasks.sudoku.generator import Puzzles
 from models.tasks.sudoku.task import MASK_ID, SOLUTION, SUDOKU
 from models.trajectory import Trajectory
@@ -28,6 +30,7 @@ AFTER = 5
 NOTHING, READERS, RANDOM, OTHER = "nothing", "the readers", "random readers", "another run"
 ACCOUNTS = (NOTHING, READERS, RANDOM, OTHER)
 KNOWS = ("tokens", "tokens and confidences")
+COMPARED = ((READERS, NOTHING), (READERS, RANDOM), (READERS, OTHER), (RANDOM, NOTHING), (OTHER, NOTHING))
 ORDINARY, UNTOUCHED, CORRUPTED = "all calls", "the calls of the next panel, without the edit", "calls after an edit"
 RUNS = (ORDINARY, UNTOUCHED, CORRUPTED)
 
@@ -42,12 +45,12 @@ def random_like(readers: Mapping[str, Reader], seed: int) -> dict[str, Reader]:
     return found
 
 
-def accounts_of(case: Case, trajectory: Trajectory, puzzles: Puzzles) -> dict[str, Told | None]:
+def accounts_of(case: Case, trajectory: Trajectory) -> dict[str, Told | None]:
     """Returns what is told of a run by each account; what another run's account tells is that of the sample before."""
     assert case.readers is not None
     found: dict[str, Told | None] = {NOTHING: None}
     for name, readers in ((READERS, case.readers), (RANDOM, random_like(case.readers, case.seed))):
-        found[name] = told(trajectory, narrate(read(case.model, trajectory, readers), puzzles.solutions))
+        found[name] = told(trajectory, narrate(read(case.model, trajectory, readers)))
     own = found[READERS]
     assert own is not None
     found[OTHER] = own.of_others()
@@ -84,7 +87,7 @@ class _Scene:
 
 def _scenes(case: Case, puzzles: Puzzles) -> dict[str, _Scene]:
     edited, step = corrupted(case, puzzles)
-    own, others = accounts_of(case, case.run, puzzles), accounts_of(case, edited, puzzles)
+    own, others = accounts_of(case, case.run), accounts_of(case, edited)
     return {
         ORDINARY: _Scene(case.run, places_of(case.run), own),
         UNTOUCHED: _Scene(case.run, places_of(case.run, step + 1, step + AFTER), own),
@@ -134,55 +137,90 @@ def measure(case: Case) -> list[Statistic]:
     if samples < 4:
         raise FaithfulnessError(f"{samples} boards; a simulator is fitted on half of them and needs at least 4")
     scenes = _scenes(case, case.puzzles)
-    found: dict[str, list[Measured]] = {"bits": [], "named": []}
+    found: dict[str, _Tallies] = {"bits": {}, "named": {}}
     asked = [(knows, account) for knows in KNOWS for account in ACCOUNTS]
     for done, (knows, account) in enumerate(asked):
         case.on_step(done, len(asked))
         for run, tallies in _foretold(scenes, account, knows == KNOWS[1], samples).items():
             for name, tally in zip(found, tallies, strict=True):
-                at = {"run": run, "knows": knows, "told": account}
-                found[name].append(Measured(at=at, estimate=tally.estimate(case.seed)))
+                found[name][run, knows, account] = tally
     return [
-        _statistic("bits", "How many bits short is the simulator?", "bits a cell", found["bits"]),
-        _statistic("named", "How much of what is written next does the simulator name?", "share of writings", found["named"]),
+        _statistic("bits", "How many bits short is the simulator?", "bits a cell", found["bits"], case.seed),
+        _statistic("named", "How much of what is written next does the simulator name?", "share of writings", found["named"], case.seed),
+        _saved(found["bits"], case.seed),
     ]
 
 
-def _statistic(name: str, title: str, unit: str, values: list[Measured]) -> Statistic:
-    roles = {NOTHING: "floor", RANDOM: "floor", OTHER: "floor"}
-    return Statistic.model_validate(
-        {
-            "name": f"simulated_{name}",
-            "title": title,
-            "about": ABOUT,
-            "unit": unit,
-            "panels": ("run",),
-            "lines": ("told",),
-            "x": "knows",
-            "roles": roles,
-            "values": values,
-        }
+_Tallies = dict[tuple[str, str, str], Tally]
+"""By run, what is known, and what is told."""
+
+
+def _statistic(name: str, title: str, unit: str, tallies: _Tallies, seed: int) -> Statistic:
+    return Statistic(
+        name=f"simulated_{name}",
+        title=title,
+        about=ABOUT,
+        unit=unit,
+        panels=("run",),
+        lines=("told",),
+        x="knows",
+        roles={NOTHING: "floor", RANDOM: "floor", OTHER: "floor"},
+        values=[
+            Measured(at={"run": run, "knows": knows, "told": account}, estimate=tally.estimate(seed))
+            for (run, knows, account), tally in tallies.items()
+        ],
     )
 
 
+def _saved(tallies: _Tallies, seed: int) -> Statistic:
+    """Returns how many bits fewer one account leaves open than another, on the same boards."""
+    values = []
+    for run, knows in dict.fromkeys((run, knows) for run, knows, _ in tallies):
+        for told_of, than in COMPARED:
+            at: dict[str, Coordinate] = {"run": run, "knows": knows, "compared": against(told_of, than)}
+            found = difference(tallies[run, knows, than], tallies[run, knows, told_of], seed)
+            values.append(Measured(at=at, estimate=found))
+    return Statistic(
+        name="simulated_saved",
+        title="How many bits does an account save the simulator?",
+        about=f"Bits a cell told the second, less those told the first; boards are resampled in pairs. {ABOUT}",
+        unit="bits a cell",
+        panels=("run",),
+        lines=("compared",),
+        x="knows",
+        roles={against(RANDOM, NOTHING): "floor", against(OTHER, NOTHING): "floor"},
+        values=values,
+    )
+
+
+def against(told_of: str, than: str) -> str:
+    """Returns what a comparison of two accounts is called."""
+    return f"{told_of} against {than}"
+
+
 def findings(statistics: Sequence[Statistic]) -> list[str]:
-    """Returns, for each run and each thing known, whether the account helps the simulator more than its controls do."""
-    bits, named = (next(one for one in statistics if one.name == f"simulated_{name}") for name in ("bits", "named"))
+    """Returns, for each run and each thing known, whether the account helps the simulator more than its controls do, board by board."""
+    bits, named, saved = (next(one for one in statistics if one.name == f"simulated_{name}") for name in ("bits", "named", "saved"))
     said = []
     for run in (run for run in RUNS if any(value.at["run"] == run for value in bits.values)):
         for knows in KNOWS:
             cost = {account: bits.at(run=run, knows=knows, told=account) for account in ACCOUNTS}
             hit = {account: named.at(run=run, knows=knows, told=account) for account in ACCOUNTS}
-            better = [account for account in ACCOUNTS if cost[READERS].high < cost[account].low]
-            worse = [account for account in ACCOUNTS if account != READERS and account not in better]
-            told_bits = ", ".join(f"{account} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for account, one in cost.items())
+            told_bits = ", ".join(f"{account} {one.value:.3f}" for account, one in cost.items())
+            judged = [
+                _judged(than, saved.at(run=run, knows=knows, compared=against(READERS, than))) for than in ACCOUNTS if than != READERS
+            ]
             said.append(
                 f"{run}, knowing {knows}, bits a cell when told: {told_bits}; writings named {hit[READERS].value:.0%} told by the readers, "
-                f"{hit[NOTHING].value:.0%} told nothing. The account is "
-                + "; ".join([f"better than {', '.join(better)}"] * bool(better) + [f"no better than {', '.join(worse)}"] * bool(worse))
-                + f" ({cost[READERS].n} boards)."
+                f"{hit[NOTHING].value:.0%} told nothing. The account is {'; '.join(judged)} ({cost[READERS].n} boards)."
             )
     return said
+
+
+def _judged(than: str, saved: Estimate) -> str:
+    """Returns whether the readers' account is better than another, by the interval of what it saves on the same boards."""
+    verdict = "better than" if saved.low > 0 else "worse than" if saved.high < 0 else "not to be told from"
+    return f"{verdict} {than} ({saved.value:+.3f} [{saved.low:+.3f}, {saved.high:+.3f}])"
 
 
 SIMULATABILITY = FaithfulnessTest(

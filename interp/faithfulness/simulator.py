@@ -160,7 +160,7 @@ def fit_simulator(shown: Float[Tensor, "row digit feature"], outcome: Int[Tensor
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = -_log_probabilities(shown / scale, weights).gather(1, outcome[:, None]).mean() + PENALTY * weights.pow(2).sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     optimizer.step(loss)

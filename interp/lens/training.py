@@ -17,6 +17,9 @@ from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
 from probes.align import Alignment
 
+GLANCE_RATE = 5
+"""A glance starts from nothing and a translator from the identity: at a translator's rate it would be a floor that is too low."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -87,9 +90,16 @@ class Glance:
 
 
 def fit_glance(x: Float[Tensor, "row feature"], final: Float[Tensor, "row d_model"], model: LanguageModel, schedule: Schedule) -> Glance:
-    """Returns the floor, trained as lenses are, from the mean of ``final``; ``x`` is what is visible, of ``INPUT_FEATURES``."""
+    """Returns the floor, trained as lenses are, from the mean of ``final`` and at ``GLANCE_RATE`` times the rate.
+
+    Args:
+        x: What is visible, of ``interp.concepts.INPUT_FEATURES``.
+        final: Activations of the same places, after the last block of ``model``.
+        model: The network of the read-out.
+        schedule: How lenses are trained.
+    """
     start = torch.zeros(x.shape[1], final.shape[1]), final.mean(0)
-    return Glance(*_descended(start, x, final, model, schedule), model)
+    return Glance(*_descended(start, x, final, model, replace(schedule, rate=GLANCE_RATE * schedule.rate)), model)
 
 
 def fit_lenses(

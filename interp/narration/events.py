@@ -28,8 +28,8 @@ class Event:
     ``readable``: a head is claimed for the first time. ``decided``: a head of an exclusive concept is claimed, and was not a call ago, of a
     position that this call leaves unwritten. ``lost``: it was claimed a call ago and now no head is. ``contradicted``: it was claimed, a
     call ago or in this one, and now another head is, or another one is written. ``next``: among the unwritten positions it is read the
-    surest, and the next call is expected to write as many as this one, 1 at least. ``committed``: written; ``justified``: the head written was
-    claimed in that very call; ``revised``: written over; ``remasked``: taken back.
+    surest, and the next call is expected to write as many as this one, 1 at least. ``committed``: written; ``justified``: the head that
+    was written was claimed in that very call; ``revised``: written over; ``remasked``: taken back.
     """
 
     sample: int
@@ -66,8 +66,9 @@ class Claims:
 
     @cached_property
     def claim(self) -> Int[np.ndarray, "sample step place"]:
-        """The head claimed, of an exclusive concept."""
-        return np.where(self.claimed.any(axis=-1), self.claimed.argmax(axis=-1), -1)
+        """The head claimed, of an exclusive concept, of a position that the call found unwritten."""
+        asked = np.roll(self.open, 1, axis=1)
+        return np.where(asked & self.claimed.any(axis=-1), self.claimed.argmax(axis=-1), -1)
 
     @cached_property
     def open(self) -> Bool[np.ndarray, "sample step place"]:
@@ -150,7 +151,7 @@ def leads_of(claims: Claims) -> Leads:
     commit = claims.trajectory.data["commit_step"].values[:, claims.positions]
     samples, places = np.nonzero(commit > 0)
     first, stable = np.zeros(len(samples)), np.zeros(len(samples))
-    for index, (sample, place) in enumerate(zip(samples, places, strict=True)):
+    for index, (sample, place) in enumerate(zip(samples.tolist(), places.tolist(), strict=True)):
         held = _held(claims, sample, int(commit[sample, place]), place)
         first[index] = len(held) - 1 - held.argmax() if held.any() else 0
         stable[index] = _calls_held(held)

@@ -22,7 +22,7 @@ no threshold of a false-alarm rate."""
 EXCLUDED = 0.1
 """The digit that was written reads as excluded below this probability; between here and ``POSSIBLE`` the reader does not say."""
 DEPTH = 1
-"""Rounds of eliminations. On 40 boards of all rungs a second and third round added 28 reasons to 2000, and 22 of them did not hold."""
+"""Rounds of eliminations. On 80 boards of all rungs a second and a third would explain .7 % more of what was written, in longer words."""
 
 Read = Float[np.ndarray, "cell digit"]
 Unwritten = Bool[np.ndarray, " cell"]
@@ -37,7 +37,7 @@ def _grid(read: Read, unwritten: Unwritten, cell: int, digit: int) -> Grid:
 
 def sureness(reason: Deduction, read: Read, unwritten: Unwritten) -> float:
     """Returns how surely the most doubtful of all that a reason rests on was read."""
-    return 1 - max((read[cell, digit] for cell, digit in rests_on(reason, read, unwritten)), default=0.0)
+    return 1 - max((float(read[cell, digit]) for cell, digit in rests_on(reason, read, unwritten)), default=0.0)
 
 
 def rests_on(reason: Deduction, read: Read, unwritten: Unwritten) -> list[tuple[int, int]]:

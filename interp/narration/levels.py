@@ -10,6 +10,8 @@ from interp.narration.ladder import JUSTIFICATIONS, UNREASONED
 from interp.narration.statements import Statement
 
 NOTHING = "nothing readable"
+AHEAD = ("decided", "foreseen")
+"""Kinds that tell what is to be written."""
 TOGETHER = {"decided": "decided", "lost": "no longer decided"}
 """Kinds that are told of many places at once."""
 
@@ -90,15 +92,15 @@ def _about_leads(decided: list[Statement]) -> str:
     early = [statement for statement in decided if statement.lead is not None]
     mean = f", {sum(statement.lead or 0 for statement in early) / len(early):.0f} calls ahead in the mean" if early else ""
     right = [statement.sound for statement in decided if statement.sound is not None]
-    return f"{len(decided)} decided before they were written{mean}" + (f", {sum(right)} of {len(right)} rightly" if right else "")
+    return f"{len(decided)} {decided[0].kind} before they were written{mean}" + (f", {sum(right)} of {len(right)} rightly" if right else "")
 
 
 def paragraph(statements: Iterable[Statement]) -> Iterator[str]:
     """Yields a paragraph a sample: how much was written and why, how much was decided ahead, what was taken back."""
     for _, members in _samples(statements):
         written = [statement for statement in members if statement.kind in (*JUSTIFICATIONS, *UNREASONED)]
-        decided = [statement for statement in members if statement.kind == "decided"]
-        told = (*JUSTIFICATIONS, *UNREASONED, "decided", "next", "standing")
+        decided = [statement for statement in members if statement.kind in AHEAD]
+        told = (*JUSTIFICATIONS, *UNREASONED, *AHEAD, "next", "standing")
         others = [statement for statement in members if statement.kind not in told]
         parts = [*([_about_writing(written)] if written else []), *([_about_leads(decided)] if decided else [])]
         parts += [f"also {_counted(others)}"] if others else []

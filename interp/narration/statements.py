@@ -58,7 +58,7 @@ class Statement:
     evidence: tuple[Evidence, ...]
     """What was read; empty where it tells only what was written."""
     sound: bool | None = None
-    """Whether the ground truth confirms it; None where there is none to ask."""
+    """Whether it holds: a reason by the rules, a claim of what is decided by what the run ends with; None where neither can say."""
     lead: int | None = None
     """Network calls from the claim to the writing of the position; None where that never came, or the claim is of no one position."""
     support: Support = "readable"

@@ -1,7 +1,8 @@
 """The pseudo chain of thought of a sudoku run: statements from templates, each with its evidence, each graded by the rules.
 
 A statement comes from what the readers found and what the policy wrote, never from the board. The board that the call saw only grades it:
-a reason is sound where the same rule, in the same unit, holds on the true candidates, whether or not the digit is right.
+a reason is sound where the same rule, in the same unit, holds on the true candidates, whether or not the digit is right. What is said to
+be decided is sound where the run ends with it: the claim is about the model, not about the puzzle.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ class Call:
 
     claims: Claims
     boards: Int8[np.ndarray, "sample step cell"]
-    solution: Int8[np.ndarray, " cell"]
     sample: int
     step: int
 
@@ -51,6 +51,11 @@ class Call:
     def after(self) -> Int8[np.ndarray, " cell"]:
         """The board that it left."""
         return self.boards[self.sample, self.step]
+
+    @property
+    def end(self) -> Int8[np.ndarray, " cell"]:
+        """The board that the run ends with."""
+        return self.boards[self.sample, -1]
 
     @cached_property
     def truth(self) -> Grid:
@@ -121,6 +126,10 @@ def _written_since(call: Call, cell: int) -> list[str]:
     return [f"{cell_name(peer)} = {now[peer]}" for peer in PEERS[cell].tolist() if now[peer] > 0 and now[peer] != earlier[peer]]
 
 
+def _no_digit(call: Call, cell: int) -> Statement:
+    return call.say("unexplained", f"{cell_name(cell)}: what was written is no digit", [cell], "")
+
+
 def _changed(call: Call, event: Event, cell: int) -> Statement:
     old, new = int(call.before[cell]), int(call.after[cell])
     since = _written_since(call, cell)
@@ -132,7 +141,7 @@ def _changed(call: Call, event: Event, cell: int) -> Statement:
 def _claimed(call: Call, event: Event, cell: int) -> Statement:
     sure = event.evidence[0].probability
     text = f"{cell_name(cell)} = {event.head} already decided, not yet written (p {sure:.2f})"
-    decided = call.say("decided", text, [cell], str(event.head), event.evidence, sound=event.head == str(call.solution[cell]))
+    decided = call.say("decided", text, [cell], str(event.head), event.evidence, sound=event.head == str(call.end[cell]))
     return replace(decided, lead=event.lead)
 
 
@@ -175,23 +184,24 @@ def boards_of(trajectory: Trajectory) -> Int8[np.ndarray, "sample step cell"]:
     return np.stack([SUDOKU.boards(trajectory.tokens(step)) for step in range(trajectory.n_steps + 1)], axis=1)
 
 
-def tell(claims: Claims, solutions: Int8[np.ndarray, "sample cell"], justify: Justify) -> list[Statement]:
+def tell(claims: Claims, justify: Justify) -> list[Statement]:
     """Returns the account of every sample: what the claims of a digit reader and a way to justify what is written make of its events."""
     statements: list[Statement] = []
     boards = boards_of(claims.trajectory)
     for (sample, step), group in groupby(events(claims), key=lambda event: (event.sample, event.step)):
-        call, happened = Call(claims, boards, solutions[sample], sample, step), list(group)
+        call, happened = Call(claims, boards, sample, step), list(group)
         for event in happened:
             cell = event.position - SOLUTION.start
             if event.kind == "committed":
-                statements.append(replace(justify(call, cell), lead=event.lead))
+                said = _no_digit(call, cell) if event.head is None else justify(call, cell)
+                statements.append(replace(said, lead=event.lead))
         for kind, told in _TELLS.items():
             statements += [told(call, event, event.position - SOLUTION.start) for event in happened if event.kind == kind]
         statements += _about_all(call, happened)
     return statements
 
 
-def narrate(reading: Reading, solutions: Int8[np.ndarray, "sample cell"]) -> list[Statement]:
+def narrate(reading: Reading) -> list[Statement]:
     """Returns the statements of every sample, in the order of its steps.
 
     Of what was written: ``only_candidate``, ``only_place`` and ``elimination`` give the reason that the candidate reader has; without one,
@@ -202,9 +212,8 @@ def narrate(reading: Reading, solutions: Int8[np.ndarray, "sample cell"]) -> lis
 
     Args:
         reading: With the concepts ``candidates`` and ``digit``.
-        solutions: Used for grading only.
     """
-    return tell(claims_of(reading, "digit", SPOKEN), solutions, by_readers(reading))
+    return tell(claims_of(reading, "digit", SPOKEN), by_readers(reading))
 
 
 def lead_steps(reading: Reading, *, stable: bool = False) -> tuple[Float[np.ndarray, " cell"], Int[np.ndarray, " cell"]]:

@@ -38,7 +38,7 @@ class TokensOnlyError(ValueError):
 
 @dataclass(frozen=True)
 class TokensOnly:
-    """A narrator of tokens and confidences, fitted on runs whose solutions are known."""
+    """A narrator of tokens and confidences, fitted on runs."""
 
     threshold: float
     """A proposal is claimed to be decided where the confidence is above this."""
@@ -147,11 +147,11 @@ def _by_numbers(narrator: TokensOnly, said: Mapping[str, Float[np.ndarray, "samp
     return justify
 
 
-def narrate_tokens(trajectory: Trajectory, narrator: TokensOnly, solutions: Int8[np.ndarray, "sample cell"]) -> list[Statement]:
+def narrate_tokens(trajectory: Trajectory, narrator: TokensOnly) -> list[Statement]:
     """Returns the account that tokens, proposals and confidences give, of the same kinds as that of the readers and graded the same way."""
     proposed, said = _proposed(trajectory), {name: _said(trajectory, name) for name in NUMBERS}
     values = np.where(proposed[..., None] == np.arange(1, 10), said["confidence"][..., None], 0.0).astype(np.float32)
-    return tell(_claims(trajectory, "proposal", values, narrator.threshold), solutions, _by_numbers(narrator, said))
+    return tell(_claims(trajectory, "proposal", values, narrator.threshold), _by_numbers(narrator, said))
 
 
 def _by_rules(call: Call, cell: int) -> Statement:
@@ -163,12 +163,12 @@ def _by_rules(call: Call, cell: int) -> Statement:
     return call.give(reason, ())
 
 
-def narrate_board(trajectory: Trajectory, solutions: Int8[np.ndarray, "sample cell"]) -> list[Statement]:
+def narrate_board(trajectory: Trajectory) -> list[Statement]:
     """Returns the account that the rules alone give of what was written and of what they decide: sound wherever it gives a reason."""
     boards = boards_of(trajectory)
     values = np.zeros((*boards.shape, 9), dtype=np.float32)
     values[:, 1:] = np.stack([_single_digits(step) for step in boards[:, :-1].swapaxes(0, 1)], axis=1)
-    return tell(_claims(trajectory, "rules", values, 0.0), solutions, _by_rules)
+    return tell(_claims(trajectory, "rules", values, 0.0), _by_rules)
 
 
 def _single_digits(boards: Int8[np.ndarray, "sample cell"]) -> Float[np.ndarray, "sample cell digit"]:

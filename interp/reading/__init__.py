@@ -5,13 +5,14 @@ from interp.reading.calibration_scores import calibration_scores
 from interp.reading.fitting import CALIBRATED_ON, NARRATED, puzzle_readers
 from interp.reading.latents import LatentReader, latent_reader
 from interp.reading.own_runs import harvest_runs
-from interp.reading.readers import Halves, Reader, ReadingError, Source, best_reader, calibrate, random_reader, reader_sets
+from interp.reading.readers import SOURCES, Halves, Reader, ReadingError, Source, best_reader, calibrate, random_reader, reader_sets
 from interp.reading.saved import load_readers, save_readers
 from interp.reading.scores import Readable, Reading, check_model, read, readings, recording, unwritten_share
 
 __all__ = [
     "CALIBRATED_ON",
     "NARRATED",
+    "SOURCES",
     "UNCALIBRATED",
     "Calibration",
     "CalibrationError",

@@ -24,8 +24,8 @@ from interp.harvest import activations_at, harvest
 from interp.reading.readers import ReadingError
 from interp.reading.scores import check_model
 from interp.reading.story_facts import FACTS, passages_of
-from interp.scoring import fit_readers
-from interp.transfer import AR_FIT, FIT, Pairs, Split, TransferData, Twins, alignment_at, questions_of, same_views, source_probes
+from interp.scoring import Question, fit_readers
+from interp.transfer import AR_FIT, FIT, Pairs, Split, TransferData, Twins, alignment_at, questions_of, same_views
 from models.decoding import Decoding
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
@@ -137,12 +137,66 @@ def _visible(sites: Sites) -> Float[Tensor, "row feature"]:
     return torch.from_numpy(text_tokens(sites)[:, : OWN_BUCKETS + SHARED_BUCKETS])
 
 
-def fit_story_readers(twins: Twins, texts: Corpus, points: Sequence[HookPoint], *, pairs: int = 400, seed: int = 0) -> StoryReaders:
+@dataclass(frozen=True)
+class _Asked:
+    """What readers are fitted on."""
+
+    data: TransferData
+    questions: Mapping[str, Question]
+    """By concept."""
+    columns: Mapping[str, list[int]]
+    """By fact, which heads of its concept are read."""
+    seed: int
+
+    def truth(self, part: int) -> dict[str, Bool[Tensor, "row head"]]:
+        """Returns the labels of a part of the data."""
+        return {name: one.truth[part] for name, one in self.questions.items()}
+
+    def fit(self, split: Split, point: HookPoint, truth: Mapping[str, Bool[Tensor, "row head"]]) -> LinearProbe:
+        """Returns the readers fitted on one twin's activations."""
+        fitted_on = f"{self.data.fingerprints['diffusion']}@{point}"
+        fitted = fit_readers(["logistic"], split.fit.activations[point], truth, split.fit.sites.group, fitted_on=fitted_on)["logistic"]
+        return _joined(fitted, self.columns, "logistic")
+
+
+def _moved(asked: _Asked, point: HookPoint) -> LinearProbe:
+    return _through(asked.fit(asked.data.ar, point, asked.truth(AR_FIT)), asked.data, point)
+
+
+def _native(asked: _Asked, point: HookPoint) -> LinearProbe:
+    return asked.fit(asked.data.diffusion, point, asked.truth(FIT))
+
+
+def _shuffled(asked: _Asked, point: HookPoint) -> LinearProbe:
+    shuffled = {name: shuffle_labels(labels, asked.seed) for name, labels in asked.truth(AR_FIT).items()}
+    return _through(asked.fit(asked.data.ar, point, shuffled), asked.data, point)
+
+
+def _random(asked: _Asked, point: HookPoint) -> LinearProbe:
+    heads = tuple(f"{fact}: {place}" for fact, places in asked.columns.items() for place in places)
+    width = asked.data.diffusion.fit.activations[point].shape[1]
+    weight, fitted_on = random_directions(len(heads), width, asked.seed), f"{asked.data.fingerprints['diffusion']}@{point}"
+    return LinearProbe(weight, torch.zeros(len(heads)), heads, "random", fitted_on)
+
+
+_FITS = {MOVED: _moved, NATIVE: _native, SHUFFLED: _shuffled, RANDOM: _random}
+
+
+def fit_story_readers(
+    twins: Twins,
+    texts: Corpus,
+    points: Sequence[HookPoint],
+    *,
+    names: Sequence[str] = NETWORK_READERS,
+    pairs: int = 400,
+    seed: int = 0,
+) -> StoryReaders:
     """Returns readers of every fact that the texts show often enough, with their ceiling and floors.
 
     ``moved``: fitted on the causal twin, moved by the affine map; ``native``: fitted on the diffusion twin; ``shuffled labels``: as moved,
     fitted on the labels of other places; ``random directions``. Three quarters of the texts fit; a head must be true and false at some
-    places of either part. ``pairs`` are places that the map is fitted on, each a forward pass.
+    places of either part. ``names`` are those to fit, ``moved`` among them; ``pairs`` are places that the map is fitted on, each a
+    forward pass.
 
     Raises:
         interp.scoring.ScoringError: Where a concept is nearly always, or never, true.
@@ -153,23 +207,10 @@ def fit_story_readers(twins: Twins, texts: Corpus, points: Sequence[HookPoint], 
     for name, fact in FACTS.items():
         asked = questions[fact.concept].heads
         columns[name] = [place for place, head in enumerate(asked) if head in fact.heads]
-    truth = {name: one.truth[FIT] for name, one in questions.items()}
-    shuffled = {name: shuffle_labels(one.truth[AR_FIT], seed) for name, one in questions.items()}
-    there, here = data.diffusion.fit, data.ar.fit
-    probes: dict[str, dict[HookPoint, LinearProbe]] = {name: {} for name in NETWORK_READERS}
-    for point in points:
-        fitted_on = f"{data.fingerprints['diffusion']}@{point}"
-        moved = _joined(source_probes(data, list(questions.values()), point, "logistic"), columns, "logistic")
-        native = fit_readers(["logistic"], there.activations[point], truth, there.sites.group, fitted_on=fitted_on)["logistic"]
-        floor = fit_readers(["logistic"], here.activations[point], shuffled, here.sites.group, fitted_on=fitted_on)["logistic"]
-        probes[MOVED][point] = _through(moved, data, point)
-        probes[NATIVE][point] = _joined(native, columns, "logistic")
-        probes[SHUFFLED][point] = _through(_joined(floor, columns, "logistic"), data, point)
-        probes[RANDOM][point] = replace(
-            moved, weight=random_directions(len(moved.heads), moved.d_model, seed), bias=torch.zeros_like(moved.bias), kind="random"
-        )
-    visible = _visible(there.sites)
-    tokens = fit_readers(["logistic"], visible, truth, there.sites.group, fitted_on="visible tokens")["logistic"]
+    basis = _Asked(data, questions, columns, seed)
+    probes = {name: {point: _FITS[name](basis, point) for point in points} for name in names}
+    sites = data.diffusion.fit.sites
+    tokens = fit_readers(["logistic"], _visible(sites), basis.truth(FIT), sites.group, fitted_on="visible tokens")["logistic"]
     heads = {name: tuple(questions[FACTS[name].concept].heads[place] for place in places) for name, places in columns.items()}
     return StoryReaders(probes, _joined(tokens, columns, "logistic"), heads, data.fingerprints["diffusion"])
 

@@ -42,8 +42,8 @@ class Claims:
 
     @property
     def false(self) -> Bool[np.ndarray, "run head"]:
-        """What is not true in the end."""
-        return self.shown == self.probability.shape[1]
+        """What was read and is not true in the end."""
+        return (self.shown == self.probability.shape[1]) & np.isfinite(self.probability).any(1)
 
     @property
     def lead(self) -> Float[np.ndarray, "run head"]:
@@ -56,13 +56,19 @@ class Claims:
         return self.first < self.shown
 
 
+def moments(scores: Float[np.ndarray, " row *rest"]) -> tuple[Float[np.ndarray, "*rest"], Float[np.ndarray, "*rest"]]:
+    """Returns the mean and the spread of what was read, over the first axis; a spread is never quite 0, and infinite where all is NaN."""
+    there = np.isfinite(scores)
+    n = there.sum(0)
+    mean = np.where(there, scores, 0.0).sum(0) / np.maximum(n, 1)
+    spread = np.sqrt(np.where(there, (scores - mean) ** 2, 0.0).sum(0) / np.maximum(n, 1))
+    return mean, np.where(n > 0, np.maximum(spread, 1e-6), np.inf)
+
+
 def standardised(scores: Float[np.ndarray, "run step head"], on: Bool[np.ndarray, " run"]) -> Float[np.ndarray, "run step head"]:
     """Returns each call's log odds of each head less their mean, over their spread, among some runs; 0 where nothing was read."""
-    there = np.isfinite(scores[on])
-    n = np.maximum(there.sum(0), 1)
-    mean = np.where(there, scores[on], 0.0).sum(0) / n
-    spread = np.sqrt(np.where(there, (scores[on] - mean) ** 2, 0.0).sum(0) / n)
-    return np.nan_to_num((scores - mean) / np.maximum(spread, 1e-6))
+    mean, spread = moments(scores[on])
+    return np.nan_to_num((scores - mean) / spread)
 
 
 def still_open(shown: Int[np.ndarray, "run head"], steps: int) -> Bool[np.ndarray, "run step head"]:
@@ -71,27 +77,46 @@ def still_open(shown: Int[np.ndarray, "run head"], steps: int) -> Bool[np.ndarra
     return (shown[:, None] >= step) & (step > 0)
 
 
-def _calibrated(
-    z: Float[np.ndarray, "run step head"], true: Bool[np.ndarray, "run head"], counted: Bool[np.ndarray, "run step head"]
-) -> Float[np.ndarray, "run step head"] | None:
-    """Returns probabilities by Platt's (1999) two numbers, one pair for all heads and a band of steps; None where there is too little.
+def fit_platt(
+    z: Float[np.ndarray, "run step head"],
+    true: Bool[np.ndarray, "run head"],
+    counted: Bool[np.ndarray, "run step head"],
+    band: Int[np.ndarray, "run step"],
+) -> Float[np.ndarray, "band two"] | None:
+    """Returns Platt's (1999) scale and offset, one pair for all heads and a band; None where there is too little to fit them on.
 
-    ``counted`` says what is fitted on; a band in which all or none of that is true takes the numbers of all steps.
+    ``counted`` says what is fitted on; a band in which all or none of that is true takes the numbers of all bands.
     """
     if (counted.any(1) & true).sum() < FEWEST_TRUE or not (counted.any(1) & ~true).any():
         return None
     said = np.broadcast_to(true[:, None], z.shape)
-    band = np.minimum(np.maximum(np.arange(z.shape[1]) - 1, 0) * BANDS // max(z.shape[1] - 1, 1), BANDS - 1)
-    found = np.full(z.shape, np.nan)
+    found = np.zeros((BANDS, 2), np.float32)
     for one in range(BANDS):
-        here = counted & (band == one)[None, :, None]
+        here = counted & (band == one)[..., None]
         rows = here if len(np.unique(said[here])) == 2 else counted
         x, y = torch.from_numpy(z[rows]).float()[:, None], torch.from_numpy(said[rows])[:, None]
         probe = fit_logistic(x, y, heads=("true",), fitted_on="runs")
-        part = torch.from_numpy(z[:, band == one]).float()[..., None]
-        found[:, band == one] = probe.probabilities(part)[..., 0].numpy()
+        found[one] = probe.weight.item(), probe.bias.item()
+    return found
+
+
+def probabilities(
+    z: Float[np.ndarray, "run step head"], scale: Float[np.ndarray, "run step #head"], offset: Float[np.ndarray, "run step #head"]
+) -> Float[np.ndarray, "run step head"]:
+    """Returns probabilities by Platt's scale and offset of each call; NaN at step 0, which is no call."""
+    found = 1 / (1 + np.exp(-(scale * z + offset)))
     found[:, 0] = np.nan
     return found
+
+
+def threshold_of(
+    probability: Float[np.ndarray, "run step head"],
+    counted: Bool[np.ndarray, "run step head"],
+    false: Bool[np.ndarray, "run head"],
+    alpha: float = ALPHA,
+) -> float:
+    """Returns the probability that a share ``alpha`` of the false pairs of run and head exceed in any of their calls that count."""
+    return float(np.quantile(np.where(counted, probability, -np.inf).max(1)[false], 1 - alpha, method="higher"))
 
 
 def first_claim(probability: Float[np.ndarray, "run step head"], threshold: Float[np.ndarray, " run"]) -> Int[np.ndarray, "run head"]:
@@ -121,11 +146,13 @@ def claims(
     true, false, counted = (shown > 0) & (shown <= steps), shown == steps + 1, still_open(shown, steps)
     probability, threshold = np.full(scores.shape, np.nan), np.full(runs, np.nan)
     odd = np.arange(runs) % 2 == 1
+    band = np.broadcast_to(np.minimum(np.maximum(np.arange(steps + 1) - 1, 0) * BANDS // max(steps, 1), BANDS - 1), scores.shape[:2])
     for fit in (odd, ~odd):
-        found = _calibrated(standardised(scores, fit), true, counted & fit[:, None, None])
-        if found is None:
+        z = standardised(scores, fit)
+        platt = fit_platt(z, true, counted & fit[:, None, None], band)
+        if platt is None:
             return None
+        found = probabilities(z, platt[band, :1], platt[band, 1:])
         probability[~fit] = found[~fit]
-        highest = np.where(counted, found, -np.inf).max(1)
-        threshold[~fit] = np.quantile(highest[fit[:, None] & false], 1 - alpha, method="higher")
+        threshold[~fit] = threshold_of(found[fit], counted[fit], false[fit], alpha)
     return Claims(probability, first_claim(probability, threshold), shown, threshold)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from interp.concepts import CONCEPTS, Sites
 from interp.concepts.passage import Passage, passage
 from interp.concepts.words import GENRES, NEGATIVE, PAST, POSITIVE, PRESENT
-from models.tasks.stories.task import MASK_ID, START_ID, STORIES
+from models.tasks.stories.task import MASK_ID, MORE_ID, START_ID, STORIES
 
 ENDING = 2 / 3
 """Where in the window its ending begins."""
@@ -37,6 +37,8 @@ class Fact:
     """After which block it is read unless asked otherwise: where readers of the concept moved best (see the README)."""
     from_place: float = 0.0
     """Reads only places from this share of the window on."""
+    of_instruction: bool = False
+    """Whether the instruction alone shows it, so that nothing is left to claim once that is written."""
 
 
 def passages_of(canvases: Int[np.ndarray, "row pos"]) -> list[Passage]:
@@ -80,14 +82,21 @@ def _tense(canvases: Int[np.ndarray, "row pos"]) -> Bool[np.ndarray, "row head"]
 FACTS: dict[str, Fact] = {
     one.name: one
     for one in (
-        Fact("genre", "genre", CONCEPTS["genre"].heads, _genre, "the instruction will ask for a {head} story", 3),
-        Fact("topic", "topic", CONCEPTS["topic"].heads, _topic, "the title will be about {head}", 3),
+        Fact("genre", "genre", CONCEPTS["genre"].heads, _genre, "the instruction will ask for a {head} story", 3, of_instruction=True),
+        Fact("topic", "topic", CONCEPTS["topic"].heads, _topic, "the title will be about {head}", 3, of_instruction=True),
         Fact("name", "name_coming", CONCEPTS["name_coming"].heads, _name, "{head} will be named", 2),
         Fact("ending", "sentiment", ("positive", "negative"), _ending, "the ending will be {head}", 3, ENDING),
         Fact("dialogue", "dialogue", ("quoted",), _dialogue, "much of the text will be {head}", 3),
         Fact("tense", "tense", ("past", "present"), _tense, "the text will be told in the {head}", 3),
     )
 }
+
+
+def instructed(canvases: Int[np.ndarray, "*row pos"]) -> Bool[np.ndarray, "*row"]:
+    """Returns in which canvases the whole instruction is written: ``<start>`` or ``<more>`` with nothing unwritten before it."""
+    starts = np.isin(canvases, (START_ID, MORE_ID))
+    unwritten = np.logical_or.accumulate(canvases == MASK_ID, axis=-1)
+    return np.asarray((starts & ~unwritten).any(axis=-1))
 
 
 def first_shown(shown: Bool[np.ndarray, "run step head"]) -> Int[np.ndarray, "run head"]:

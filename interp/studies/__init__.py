@@ -4,14 +4,18 @@ from interp.studies.account import ACCOUNT
 from interp.studies.adaptation import ADAPTATION
 from interp.studies.backtracking import BACKTRACKING
 from interp.studies.base import Study, StudyError, StudyReport, read_study, run_study, write_study
+from interp.studies.lenses import LENS_STUDY
 from interp.studies.policies import UNMASKING
+from interp.studies.story_leads import STORY_LEADS
 from interp.studies.sudoku_pair import SUDOKU_PAIR
 
 STUDIES: dict[str, Study] = {
     "account": ACCOUNT,
     "adaptation": ADAPTATION,
     "backtracking": BACKTRACKING,
+    "lenses": LENS_STUDY,
     "policies": UNMASKING,
+    "story_leads": STORY_LEADS,
     "sudoku_pair": SUDOKU_PAIR,
 }
 

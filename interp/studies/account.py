@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +14,8 @@ from interp.grading import Tally, Verdict, joined, verdict_of
 from interp.narration import Statement, TokensOnly, fit_tokens_only, narrate, narrate_board, narrate_tokens
 from interp.reading import Reader, Reading, Source, puzzle_readers, read
 from interp.report import Estimate
-from interp.statistics import Measured, Role, Statistic
-from interp.studies.base import Request, Study, StudyError
-from interp.transfer import Twins
+from interp.statistics import Coordinate, Measured, Role, Statistic
+from interp.studies.base import Request, Study, twins_of
 from interp.verdict import MEASURES, Graded, Layout, difference, verdicts
 from models.decoding import Decoding
 from models.denoise import denoise
@@ -29,11 +28,14 @@ POLICIES = ("low_confidence", "threshold", "topk_margin", "random", "mgdm")
 ARMS = ("ar", "diffusion", "random", "tokens", "board")
 ALL = "all"
 ROLES: Mapping[str, Role] = {"random": "floor", "tokens": "floor", "diffusion": "reference", "board": "reference"}
-COMPARED = {
-    "diffusion": "readers fitted on the diffusion model itself",
-    "tokens": "tokens and confidences alone",
-    "random": "random directions",
+COMPARED = ("diffusion", "tokens", "random")
+"""The accounts that the moved readers' is compared with."""
+TOPICS = {
+    "reasons": {"sound": "sound", "coverage": "given", "explained": "given and sound"},
+    "decided": {"decided_run": "written later", "decided_recall": "foreseen", "lead": "ahead by"},
+    "next": {"next_precision": "written next"},
 }
+"""What findings say, in how many words; every measure is in the statistics."""
 HOW = (
     "Of the same runs: `ar` is told by readers learned on the causal twin and moved, `diffusion` by readers learned on the diffusion model "
     "itself, `random` by random directions, `tokens` by tokens, proposals and confidences with no look inside, `board` by the rules on the "
@@ -81,12 +83,12 @@ def fit_narrator(arms: Arms, puzzles: Puzzles, policy: str, seed: int) -> Tokens
     return fit_tokens_only(denoise(arms.model, SUDOKU.prompt(puzzles), Decoding(policy, seed=seed)))
 
 
-def tell_run(arms: Arms, narrator: TokensOnly, trajectory: Trajectory, puzzles: Puzzles) -> dict[str, list[Statement]]:
+def tell_run(arms: Arms, narrator: TokensOnly, trajectory: Trajectory) -> dict[str, list[Statement]]:
     """Returns every arm's account of a run."""
     return {
-        **{source: narrate(reading, puzzles.solutions) for source, reading in readings_of(arms, trajectory).items()},
-        "tokens": narrate_tokens(trajectory, narrator, puzzles.solutions),
-        "board": narrate_board(trajectory, puzzles.solutions),
+        **{source: narrate(reading) for source, reading in readings_of(arms, trajectory).items()},
+        "tokens": narrate_tokens(trajectory, narrator),
+        "board": narrate_board(trajectory),
     }
 
 
@@ -108,7 +110,7 @@ def graded(arms: Arms, narrator: TokensOnly, asked: Asked, on_board: Callable[[i
         ids = range(first, first + len(some))
         run = denoise(arms.model, SUDOKU.prompt(some), Decoding(asked.policy, seed=asked.seed), sample_ids=ids)
         truth = SUDOKU.encode(some).numpy()
-        for arm, statements in tell_run(arms, narrator, run, some).items():
+        for arm, statements in tell_run(arms, narrator, run).items():
             parts[arm].append(verdict_of(run, statements, truth))
         on_board(first + len(some))
     return {arm: joined(verdicts) for arm, verdicts in parts.items()}
@@ -130,26 +132,29 @@ def _tables(found: Mapping[tuple[str, str], Verdict], n: int, seed: int) -> list
     return verdicts(told, Layout(("boards",), ("account",), "policy", ROLES, HOW), seed)
 
 
-def _costs(found: Mapping[tuple[str, str], Verdict], seed: int) -> Statistic:
-    """Returns how much better the moved readers' account is than each other one, of the same boards."""
-    values = []
+def _gains(found: Mapping[tuple[str, str], Verdict], seed: int) -> list[Statistic]:
+    """Returns how much better the moved readers' account is than each other one, of the same boards: shares, and calls."""
+    gained: dict[str, list[Measured]] = {}
     for (policy, arm), verdict in found.items():
-        own = found[policy, "ar"]
-        for name, one in MEASURES.items():
-            if arm in COMPARED and (name, "") in verdict and one.unit != "calls" and own[name, ""].of.any() and verdict[name, ""].of.any():
-                at = {"policy": policy, "than": arm, "measure": name}
-                values.append(Measured(at=at, estimate=difference(own[name, ""], verdict[name, ""], seed)))
-    about = f"The share of each measure in the account of the moved readers, less that in another; boards are resampled in pairs. {HOW}"
-    return Statistic(
-        name="gain",
-        title="What do the moved readers gain or lose?",
-        about=about,
-        unit="difference of shares",
-        panels=("policy",),
-        lines=("than",),
-        x="measure",
-        values=values,
-    )
+        for name in MEASURES:
+            own, other = found[policy, "ar"].get((name, "")), verdict.get((name, ""))
+            if arm in COMPARED and own is not None and other is not None and own.of.any() and other.of.any():
+                at: dict[str, Coordinate] = {"policy": policy, "than": arm, "measure": name}
+                kind = "gain_calls" if MEASURES[name].unit == "calls" else "gain"
+                gained.setdefault(kind, []).append(Measured(at=at, estimate=difference(own, other, seed)))
+    return [
+        Statistic(
+            name=name,
+            title="What do the moved readers gain or lose?",
+            about=f"Each measure of the account of the moved readers, less that of another; boards are resampled in pairs. {HOW}",
+            unit="calls" if name == "gain_calls" else "difference of shares",
+            panels=("policy",),
+            lines=("than",),
+            x="measure",
+            values=values,
+        )
+        for name, values in gained.items()
+    ]
 
 
 def _tell_boards(tell: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -162,15 +167,11 @@ def measure(request: Request) -> list[Statistic]:
     Raises:
         StudyError: On models that are not a causal and a masked model of sudoku.
     """
-    by_objective = {model.facts.objective: model for model in request.models if model.facts.task == SUDOKU.name}
-    if len(request.models) != 2 or set(by_objective) != {"causal", "masked"}:
-        told = ", ".join(f"{model.name} ({model.facts.objective}, {model.facts.task})" for model in request.models)
-        raise StudyError(f"the models are {told}; this study needs a causal and a masked one of sudoku")
+    twins = twins_of(request, SUDOKU.name)
     sizes: Sizes = request.sizes
     puzzles = mixed_boards(sizes.boards + sizes.fitted + sizes.calibrated, request.seed, RUNGS)
     measured, others = puzzles[: sizes.boards], puzzles[sizes.boards :]
     with request.clock.stage("fit readers"):
-        twins = Twins(by_objective["causal"], by_objective["masked"])
         arms = Arms(twins.diffusion, puzzle_readers(twins, others, sizes.fitted, seed=request.seed))
     found: dict[tuple[str, str], Verdict] = {}
     with request.clock.stage("tell and grade") as tell:
@@ -180,41 +181,47 @@ def measure(request: Request) -> list[Statistic]:
             asked = Asked(policy, measured, sizes.at_once, request.seed)
             mine = graded(arms, narrator, asked, partial(_tell_boards, tell, before, len(POLICIES) * len(measured)))
             found |= {(policy, arm): verdict for arm, verdict in mine.items()}
-    return [*_tables(found, len(measured), request.seed), _costs(found, request.seed)]
+    return [*_tables(found, len(measured), request.seed), *_gains(found, request.seed)]
 
 
 def findings(statistics: Sequence[Statistic]) -> list[str]:
-    """Returns a line for each measure and policy: every account's figure, and what the moved readers' is better than, or not."""
-    gain = next(one for one in statistics if one.name == "gain")
+    """Returns, for each policy, what the moved readers' account says right, and how much better that is than in each other account."""
     named = {one.name: one for one in statistics}
-    said = []
-    for name, one in MEASURES.items():
-        if name not in named:
-            continue
-        for policy in dict.fromkeys(str(value.at["policy"]) for value in named[name].values):
-            here = {
-                str(value.at["account"]): value.estimate
-                for value in named[name].values
-                if value.at["policy"] == policy and value.at["boards"] == ALL
-            }
-            figures = ", ".join(f"{arm} {_figure(one.unit, figure)}" for arm, figure in here.items())
-            said.append(f"{one.title} ({policy}) {figures}. {' '.join(_compared(gain, policy, name))}".strip())
-    return said
+    policies = dict.fromkeys(str(value.at["policy"]) for value in named["coverage"].values)
+    said = [_told(named, policy, topic) for policy in policies for topic in TOPICS]
+    return [
+        *(line for line in said if line),
+        "These are of the moved readers. In brackets stands the 95 % interval, then the difference to other accounts of the same boards: "
+        "readers of the diffusion model itself, tokens and confidences alone, random directions; * where its interval leaves out 0.",
+    ]
 
 
-def _figure(unit: str, one: Estimate) -> str:
-    if unit == "calls":
-        return f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]"
-    return f"{one.value:.1%} [{one.low:.1%}, {one.high:.1%}]"
+def _told(named: Mapping[str, Statistic], policy: str, topic: str) -> str:
+    """Returns a line of figures; empty where none was measured."""
+    parts = []
+    for name, word in TOPICS[topic].items():
+        own = _at(named.get(name), boards=ALL, account="ar", policy=policy)
+        if own is not None:
+            calls = MEASURES[name].unit == "calls"
+            gain = named.get("gain_calls" if calls else "gain")
+            others = {arm: _at(gain, policy=policy, than=arm, measure=name) for arm in COMPARED}
+            parts.append(_figure(word, own, others, calls=calls))
+    return f"{policy}, {topic}: {'; '.join(parts)}." if parts else ""
 
 
-def _compared(gain: Statistic, policy: str, name: str) -> Iterator[str]:
-    """Yields, of each other account, whether the moved readers' is higher or lower, in pairs of boards, or cannot be told from it."""
-    for value in gain.values:
-        if value.at["policy"] == policy and value.at["measure"] == name:
-            one = value.estimate
-            verdict = "higher than" if one.low > 0 else "lower than" if one.high < 0 else "not to be told from"
-            yield f"Moved readers are {verdict} {COMPARED[str(value.at['than'])]} ({one.value:+.1%} [{one.low:+.1%}, {one.high:+.1%}])."
+def _at(statistic: Statistic | None, **coordinates: str) -> Estimate | None:
+    values = [] if statistic is None else statistic.values
+    return next((value.estimate for value in values if coordinates.items() <= value.at.items()), None)
+
+
+def _figure(word: str, own: Estimate, others: Mapping[str, Estimate | None], *, calls: bool) -> str:
+    """Returns a figure and how it differs, in points or calls, such as ``sound 93.1% [92.0, 94.2] (diffusion +0.2, tokens +9.1*)``."""
+    times, sign = (1, " calls") if calls else (100, "%")
+    apart = [
+        f"{arm} {one.value * times:+.1f}{'*' if one.low > 0 or one.high < 0 else ''}" for arm, one in others.items() if one is not None
+    ]
+    told = f"{word} {own.value * times:.1f}{sign} [{own.low * times:.1f}, {own.high * times:.1f}]"
+    return f"{told} ({', '.join(apart)})" if apart else told
 
 
 ACCOUNT = Study(

@@ -11,10 +11,9 @@ from interp.boards import mixed_boards
 from interp.corpus import puzzle_corpus
 from interp.report import Estimate
 from interp.statistics import Measured, Statistic
-from interp.studies.base import Request, Study, StudyError
+from interp.studies.base import Request, Study, twins_of
 from interp.studies.doubting import DOSES, QUIETLY, RIGHT, WRONG, chosen, kept, pushes, read_all, readable
 from interp.studies.foreseeing import BY_CHANCE, REVISING, traced
-from interp.transfer import TransferError, Twins
 from models.tasks.sudoku.generator import RUNGS
 from models.tasks.sudoku.task import SUDOKU
 
@@ -37,25 +36,13 @@ class Sizes:
     """Canvases to push in, at most."""
 
 
-def _twins(request: Request) -> Twins:
-    """Returns the models as twins, or raises StudyError where they are none of sudoku."""
-    named = ", ".join(f"{model.name} ({model.facts.objective}, {model.facts.task})" for model in request.models)
-    rule = f"this study needs a causal and a masked model of {SUDOKU.name}, in this order; got {named}"
-    if len(request.models) != 2 or any(model.facts.task != SUDOKU.name for model in request.models):
-        raise StudyError(rule)
-    try:
-        return Twins(*request.models)
-    except TransferError as error:
-        raise StudyError(f"{rule}: {error}") from None
-
-
 def measure(request: Request) -> list[Statistic]:
     """Returns the statistics of the study.
 
     Raises:
         StudyError: On models that are no twins of sudoku.
     """
-    twins, sizes, seed = _twins(request), request.sizes, request.seed
+    twins, sizes, seed = twins_of(request, SUDOKU.name), request.sizes, request.seed
     pool = mixed_boards(sizes.fitted + sizes.tested, seed, RUNGS)
     fit, test = pool[: sizes.fitted], pool[sizes.fitted :]
     with request.clock.stage("fit"):

@@ -14,7 +14,7 @@ from pydantic import Field
 from interp.clock import Clock, Progress
 from interp.report import Entry, ModelEntry
 from interp.statistics import Statistic
-from interp.transfer import model_entry
+from interp.transfer import TransferError, Twins, model_entry
 from models.language_model import LanguageModel
 from models.load import load
 
@@ -36,6 +36,18 @@ class Request:
     clock: Clock = field(default_factory=Clock)
     work: Path | None = None
     """Where a study that trains keeps what is finished, so that it can go on after a stop; None is a folder that goes away."""
+
+
+def twins_of(request: Request, task: str) -> Twins:
+    """Returns the models of a request as twins; raises StudyError where they are no causal and masked model of the task."""
+    named = ", ".join(f"{model.name} ({model.facts.objective}, {model.facts.task})" for model in request.models)
+    rule = f"this study needs a causal and a masked model of {task}, in this order; got {named}"
+    if len(request.models) != 2 or any(model.facts.task != task for model in request.models):
+        raise StudyError(rule)
+    try:
+        return Twins(*request.models)
+    except TransferError as error:
+        raise StudyError(f"{rule}: {error}") from None
 
 
 @dataclass(frozen=True)

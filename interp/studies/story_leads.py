@@ -28,7 +28,7 @@ from interp.reading.story_claims import ALPHA, Claims, claims, standardised, sti
 from interp.reading.story_facts import FACTS, first_shown
 from interp.report import Estimate
 from interp.scoring import estimate
-from interp.statistics import Measured, Statistic
+from interp.statistics import Coordinate, Measured, Role, Statistic
 from interp.studies.base import Request, Study, StudyError
 from interp.transfer import Twins
 from models.decoding import Decoding
@@ -130,7 +130,7 @@ def _aucs(given: str, runs: _Runs, seed: int) -> tuple[list[Measured], list[Meas
     """Returns AUC by share written, at each fact's own layer, and by layer, at half written."""
     by_share, by_layer = [], []
     for fact in runs.columns:
-        at = {"given": given, "fact": fact}
+        at: dict[str, Coordinate] = {"given": given, "fact": fact}
         for reader in READERS:
             for percent in PERCENT_WRITTEN:
                 if (found := _auc(runs, fact, reader, FACTS[fact].layer, percent, seed)) is not None:
@@ -149,7 +149,7 @@ def _leads(given: str, runs: _Runs, seed: int) -> dict[str, list[Measured]]:
         if TOKENS not in made:
             continue
         for reader, one in made.items():
-            at = {"given": given, "fact": fact, "reader": reader}
+            at: dict[str, Coordinate] = {"given": given, "fact": fact, "reader": reader}
             values = {
                 "story_leads": (one.lead, one.true),
                 "story_claimed_before": (one.claimed_before, one.true),
@@ -169,17 +169,17 @@ LEADS = {
     "story_lead_over_tokens": ("How many calls before the visible tokens tell as much?", "network calls"),
 }
 _ABOUT = (
-    "Truth is the text that a run ends with. A head (a name, a topic of the title, ...) counts until the canvas shows it to the end. Log odds "
-    "are means over unwritten places, held against the other runs in the same call, so with the same share unwritten. Readers: fitted on the "
-    "causal twin and moved by the affine map; fitted on the diffusion model (ceiling); a bag of the visible tokens without a network, fitted, "
-    "averaged and calibrated alike (the baseline to beat); what the text would show if all were written as the call proposes. Floors: "
-    "shuffled labels, random directions, readings of other runs in the same call. Intervals resample runs."
+    "Truth is the text that a run ends with. A head (a name, a topic of the title, ...) counts until the canvas shows it to the end. "
+    "Log odds are means over unwritten places, held against the other runs in the same call, so with the same share unwritten. Readers: "
+    "fitted on the causal twin and moved by the affine map; fitted on the diffusion model (ceiling); a bag of the visible tokens "
+    "without a network, fitted, averaged and calibrated alike (the baseline to beat); what the text would show if all were written as "
+    "the call proposes. Floors: shuffled labels, random directions, readings of other runs in the same call. Intervals resample runs."
 )
 
 
 def _statistic(name: str, title: str, unit: str, about: str, x: str, values: list[Measured]) -> Statistic:
     there = {value.at["reader"] for value in values}
-    roles = {SHUFFLED: "floor", RANDOM: "floor", OTHER_RUNS: "floor", TOKENS: "reference", PROPOSALS: "reference"}
+    roles: dict[str, Role] = {SHUFFLED: "floor", RANDOM: "floor", OTHER_RUNS: "floor", TOKENS: "reference", PROPOSALS: "reference"}
     panels = ("given",) if x == "fact" else ("given", "fact")
     return Statistic(
         name=name,
@@ -258,8 +258,8 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
         over = value.estimate
         verdict = "sooner than" if over.low > 0 else "later than" if over.high < 0 else "not told apart from"
         said.append(
-            f"Given {place['given']}, {place['fact']}: claimed {lead.value:.2f} [{lead.low:.2f}, {lead.high:.2f}] calls before it is written "
-            f"({lead.n} runs; false alarms {alarm.value:.1%}); visible tokens {tokens.value:.2f}, other runs {floor.value:.2f}: "
+            f"Given {place['given']}, {place['fact']}: claimed {lead.value:.2f} [{lead.low:.2f}, {lead.high:.2f}] calls before it is "
+            f"written ({lead.n} runs; false alarms {alarm.value:.1%}); visible tokens {tokens.value:.2f}, other runs {floor.value:.2f}: "
             f"{verdict} the visible tokens ({over.value:+.2f} [{over.low:+.2f}, {over.high:+.2f}])."
         )
     return said or ["No fact is true of enough runs to calibrate claims on; a larger scale has more."]
@@ -268,12 +268,12 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 STORY_LEADS = Study(
     title="What is read of a story before it is written",
     about=(
-        "A diffusion model writes a story in an order of its own. Can its genre, the topic of its title, the names in it, how its ending is "
-        "told, dialogue and tense be read in the places that are not written yet; from which call on; and is that sooner than the words "
-        "already written tell as much? With the instruction given, with the title withheld, and from nothing."
+        "A diffusion model writes a story in an order of its own. Can its genre, the topic of its title, the names in it, how its "
+        "ending is told, dialogue and tense be read in the places that are not written yet; from which call on; and is that sooner than "
+        "the words already written tell as much? With the instruction given, with the title withheld, and from nothing."
     ),
     models=("stories-ar", "stories-diffusion"),
-    sizes={"small": Sizes(texts=160, prompts=24, steps=16), "full": Sizes(texts=800, prompts=200, steps=32)},
+    sizes={"small": Sizes(texts=160, prompts=24, steps=16), "full": Sizes(texts=400, prompts=200, steps=16)},
     measure=measure,
     findings=findings,
 )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+import xarray as xr
 
+from interp.concepts import CONCEPTS
+from interp.concepts.sudoku import DIGITS, candidate_sets
+from interp.reading import Reader, Reading
+from models.hookpoints import resid_post
 from models.recorder import Recorder
 from models.tasks.sudoku.generator import Puzzles
 from models.tasks.sudoku.solver import single_waves
 from models.tasks.sudoku.task import MASK_ID, SOLUTION, SUDOKU
 from models.trajectory import Trajectory
+from probes.linear import LinearProbe
 
 ATTRIBUTES = {"model": "planted", "fingerprint": "planted:0", "task": "sudoku", "policy": "waves", "options": "{}", "seed": 0}
 
@@ -35,3 +42,28 @@ def wave_run(puzzles: Puzzles) -> Trajectory:
         canvases.append(prompts.copy())
         canvases[-1][:, SOLUTION] = np.where(waves <= step, truth[:, SOLUTION], prompts[:, SOLUTION])
     return run_of(canvases, waves.max(1))
+
+
+def planted_reader(name: str) -> Reader:
+    """Returns a reader of nine heads, for its name and its claims: what is likelier than not."""
+    probe = LinearProbe(torch.zeros(9, 4), torch.zeros(9), DIGITS, "logistic", "ar:0")
+    return Reader(CONCEPTS[name], resid_post(3), probe, "planted:0", 1.0)
+
+
+def reading_of(run: Trajectory, **scores: np.ndarray) -> Reading:
+    """Returns a reading in which these numbers, [sample, step, cell, digit] each, were read of each concept."""
+    dims, cells = ("sample", "step", "position", "head"), np.arange(SOLUTION.start, SOLUTION.stop)
+    found = {name: xr.DataArray(values.astype(np.float32), dims=dims, coords={"position": cells}) for name, values in scores.items()}
+    return Reading(run, {name: planted_reader(name) for name in scores}, found)
+
+
+def perfect_reading(run: Trajectory, puzzles: Puzzles, sure: float = 0.98) -> Reading:
+    """Returns a reading of the candidates as the rules have them, and of the solution as decided from the first call on."""
+    shape = (len(puzzles), run.n_steps + 1, 81, 9)
+    candidates, digits = np.full(shape, np.nan), np.full(shape, np.nan)
+    for step in range(1, run.n_steps + 1):
+        rows = run.calls >= step
+        allowed = candidate_sets(SUDOKU.boards(run.tokens(step - 1)))
+        candidates[rows, step] = np.where(allowed, sure, 1 - sure)[rows]
+        digits[rows, step] = np.where(np.arange(1, 10) == puzzles.solutions[..., None], sure, 0.05)[rows]
+    return reading_of(run, candidates=candidates, digit=digits)

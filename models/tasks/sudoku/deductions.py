@@ -57,7 +57,7 @@ class Elimination:
         digits = np.array(self.digits) - 1
         if self.technique == "naked":
             grid[list(self.cells)] = True
-            grid[np.ix_(self.cells, digits)] = False
+            grid[np.ix_(np.array(self.cells), digits)] = False
         else:
             grid[np.ix_(np.setdiff1d(UNITS[self.unit], self.cells), digits)] = True
         return grid
@@ -68,14 +68,14 @@ class Elimination:
         digits = np.array(self.digits) - 1
         if self.technique == "hidden":
             grid[list(self.cells)] = True
-            grid[np.ix_(self.cells, digits)] = False
+            grid[np.ix_(np.array(self.cells), digits)] = False
         else:
             grid[np.ix_(np.setdiff1d(UNITS[self.clears], self.cells), digits)] = True
         return grid
 
     def holds(self, grid: Grid) -> bool:
         """Returns whether the pattern is there: nothing that it rests on is a candidate, and each digit and cell takes part."""
-        part = grid[np.ix_(self.cells, np.array(self.digits) - 1)]
+        part = grid[np.ix_(np.array(self.cells), np.array(self.digits) - 1)]
         each = part.any() if self.technique == "locked" else part.any(axis=0).all() and part.any(axis=1).all()
         return bool(each and not (grid & self.rests_on()).any())
 
