@@ -269,7 +269,8 @@ def test_a_kind_is_judged_by_the_readers_and_not_by_a_better_arm(case: Callable[
     (sentence,) = statement_findings(list(found.values()))
     assert "readers: the cell says the other digit: 0.00" in sentence
     assert "native: the cell says the other digit: 1.00" in sentence
-    assert "95% from dose 1 on" in sentence
+    assert doses.at(directions="native", push=RANDOM, dose=100).value > 0.02
+    assert "from dose" not in sentence, "a dose at which random directions flip cells too does not count"
     assert sentence.endswith("Judged by readers. Earned: readable.")
 
 

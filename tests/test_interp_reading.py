@@ -13,6 +13,7 @@ from interp.account import account_of, write_account
 from interp.concepts import CONCEPTS
 from interp.corpus import puzzle_corpus
 from interp.harvest import Harvest
+from interp.narration import JUSTIFICATIONS, UNREASONED
 from interp.reading import (
     Halves,
     Reader,
@@ -99,7 +100,7 @@ def test_the_account_of_a_run_is_written_and_drawn(
 ) -> None:
     account = account_of(model, trajectory, readers)
     assert (account.solutions == BOARDS.solutions).all()
-    written = [statement for statement in account.statements if statement.kind not in ("decided", "revised")]
+    written = [statement for statement in account.statements if statement.kind in (*JUSTIFICATIONS, *UNREASONED)]
     assert len(written) == (BOARDS.givens == 0).sum()
     write_account(account, tmp_path)
     assert len((tmp_path / "reading.jsonl").read_text().splitlines()) == len(account.statements)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
+from interp.narration import Statement
 from interp.viz.trace_page import TracePage, show
 from models.recorder import Recorder
 from models.tasks import TASKS
@@ -301,6 +302,28 @@ def test_samples_can_be_chosen(browser: Any, story: Trajectory, tmp_path: Path) 
         page.wait_for_function("() => document.querySelector('#trace').ariaBusy === 'false'")
         assert canvas_texts(page) == expected_texts(other, 4)
         assert page.text_content("#sample-note") == "of 2, counted from 0"
+
+
+def test_statements_follow_the_slider_and_light_their_tokens(browser: Any, story: Trajectory, tmp_path: Path) -> None:
+    said = [
+        Statement(0, 2, "foreseen", f"it will name Tom {ATTACK}", (10, 12), "Tom", (), sound=True, support="used"),
+        Statement(0, 5, "appeared", "Tom is written", (11,), "Tom", (), sound=None),
+        Statement(1, 2, "foreseen", "of another sample", (10,), "Ann", ()),
+    ]
+    with opened(browser, show(story, statements=said), tmp_path) as tab:
+        shown = "all => all.filter((one) => one.checkVisibility()).map((one) => one.querySelector('.text').textContent)"
+        assert tab.eval_on_selector_all("#statements li", shown) == []
+        tab.locator("#step-slider").fill("2")
+        assert tab.eval_on_selector_all("#statements li", shown) == [said[0].text]
+        assert tab.text_content("#statements .support") == "used by the rest"
+        tab.locator("#step-slider").fill("5")
+        assert tab.eval_on_selector_all("#statements li", shown) == [said[0].text, said[1].text]
+        tab.locator("#statements li").first.hover()
+        lit = "all => all.map((one) => Number(one.dataset.position))"
+        assert tab.eval_on_selector_all(".canvas .linked", lit) == [10, 12]
+        assert tab.text_content("#statement-summary") == "2 statements so far; 1 of 1 checkable ones sound"
+    with opened(browser, show(story), tmp_path) as tab:
+        assert tab.locator("#statements").count() == 0
 
 
 def test_dark_is_dark(browser: Any, story: Trajectory, tmp_path: Path) -> None:

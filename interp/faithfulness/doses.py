@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from interp.faithfulness.claims import BATCH, CONCEPT_OF, DIGITS, Claims, digit_log_probabilities
 from interp.scoring import estimate
-from interp.statistics import Measured, Statistic
+from interp.statistics import Coordinate, Measured, Statistic
 from interp.steering import Push, adding, axes_of, context_of, edits_of
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
@@ -188,7 +188,7 @@ def length_statistic(claims: Mapping[str, Claims], arms: Mapping[str, Arm], seed
                 directions = arm[CONCEPT_OF[kind], point]
                 length = swap(directions.vectors, some).norm(dim=1)
                 found = bootstrap_ratio(length, torch.full_like(length, directions.spread), some.sample, seed=seed)
-                at = {"kind": kind, "directions": name, "layer": point.layer or 0}
+                at: dict[str, Coordinate] = {"kind": kind, "directions": name, "layer": point.layer or 0}
                 values.append(Measured(at=at, estimate=estimate(found)))
     return Statistic(
         name="statement_lengths",

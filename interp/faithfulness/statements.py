@@ -147,8 +147,10 @@ def every_dose_statistic(tested: Sequence[Tested], seed: int) -> Statistic:
     for one in tested:
         for outcome in one.outcomes:
             if outcome.push == PUSH:
-                at = {"kind": one.kind, "directions": outcome.arm, "layer": outcome.point.layer or 0, "dose": round(outcome.dose * 100)}
-                values += _measured(at, _share(outcome.effect.flipped, one.claims, one.reported, seed))
+                at: dict[str, Coordinate] = {"kind": one.kind, "directions": outcome.arm, "layer": outcome.point.layer or 0}
+                values += _measured(
+                    {**at, "dose": round(outcome.dose * 100)}, _share(outcome.effect.flipped, one.claims, one.reported, seed)
+                )
     return Statistic(
         name="statement_dose_layers",
         title="Which dose decides the cell's own digit, at which layer?",
@@ -171,8 +173,11 @@ def part_statistic(tested: Sequence[Tested], seed: int) -> Statistic:
             for part, name in enumerate(PARTS):
                 for outcome in one.of(arm, point):
                     if outcome.dose == 1:
-                        at = {"kind": one.kind, "directions": arm, "layer": point.layer or 0, "push": outcome.push, "part": name}
-                        values += _measured(at, _ratio(outcome.effect, one, (one.claims.part == part) & one.reported, seed))
+                        at: dict[str, Coordinate] = {"kind": one.kind, "directions": arm, "layer": point.layer or 0}
+                        values += _measured(
+                            {**at, "push": outcome.push, "part": name},
+                            _ratio(outcome.effect, one, (one.claims.part == part) & one.reported, seed),
+                        )
     return Statistic(
         name="statement_parts",
         title="When do other cells use a claim before it is written?",

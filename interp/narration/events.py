@@ -164,28 +164,28 @@ def _until_written(claims: Claims, sample: int, step: int, place: int) -> int | 
     return int(after.argmax()) if after.any() else None
 
 
-def _of_claims(claims: Claims, sample: int, step: int, place: int) -> Iterator[Event]:
-    """Yields the claims made and taken back of one position that the call found unwritten."""
+def _turns(claims: Claims, sample: int, step: int, place: int) -> Iterator[tuple[EventKind, int, tuple[Evidence, ...]]]:
+    """Yields kind, head and evidence of the claims made and taken back of one position that the call found unwritten."""
     stood, now = (int(claims.claim[sample, one, place]) for one in (step - 1, step))
     written = int(claims.written[sample, step, place])
     left_open = bool(claims.open[sample, step, place])
-
-    def event(kind: EventKind, head: int, evidence: tuple[Evidence, ...]) -> Event:
-        lead = _until_written(claims, sample, step, place)
-        return Event(sample, step, kind, int(claims.positions[place]), claims.heads[head], lead, evidence)
-
     own = claims.evidence(sample, step, place, now)
     if left_open and now >= 0 and now != stood:
-        yield event("decided", now, own)
+        yield "decided", now, own
     if stood >= 0 and now < 0 and left_open:
-        yield event("lost", stood, claims.evidence(sample, step, place, stood))
+        yield "lost", stood, claims.evidence(sample, step, place, stood)
     instead = now if left_open else written
     if stood >= 0 and instead >= 0 and stood != instead:
-        yield event(
-            "contradicted", stood, (*claims.evidence(sample, step - 1, place, stood), *claims.evidence(sample, step, place, instead))
-        )
+        yield "contradicted", stood, (*claims.evidence(sample, step - 1, place, stood), *claims.evidence(sample, step, place, instead))
     elif not left_open and stood < 0 <= now and now != written:
-        yield event("contradicted", now, own)
+        yield "contradicted", now, own
+
+
+def _of_claims(claims: Claims, sample: int, step: int, place: int) -> Iterator[Event]:
+    """Yields the claims made and taken back of one position that the call found unwritten."""
+    for kind, head, evidence in _turns(claims, sample, step, place):
+        lead = _until_written(claims, sample, step, place)
+        yield Event(sample, step, kind, int(claims.positions[place]), claims.heads[head], lead, evidence)
 
 
 def _of_tokens(claims: Claims, sample: int, step: int, place: int) -> Iterator[Event]:

@@ -91,18 +91,17 @@ def by_readers(reading: Reading) -> Justify:
     reader, scores = reading.readers["candidates"], reading.scores["candidates"].values
     asked_of, point = asked(reader), str(reader.point)
 
+    def evidence(call: Call, place: int, head: int) -> Evidence:
+        probability = round(float(scores[call.sample, call.step, place, head]), 4)
+        return Evidence(asked_of, point, call.step, SOLUTION.start + place, DIGITS[head], probability)
+
     def justify(call: Call, cell: int) -> Statement:
         read, unwritten = scores[call.sample, call.step], call.before == 0
         digit = int(call.after[cell])
-
-        def evidence(place: int, head: int) -> Evidence:
-            probability = round(float(read[place, head]), 4)
-            return Evidence(asked_of, point, call.step, SOLUTION.start + place, DIGITS[head], probability)
-
-        name, own = f"{cell_name(cell)} = {digit}", evidence(cell, digit - 1)
+        name, own = f"{cell_name(cell)} = {digit}", evidence(call, cell, digit - 1)
         reason = reason_for(read, unwritten, cell, digit)
         if reason is not None:
-            doubtful = [evidence(*place) for place in rests_on(reason, read, unwritten)[:EVIDENCE]]
+            doubtful = [evidence(call, *place) for place in rests_on(reason, read, unwritten)[:EVIDENCE]]
             return call.give(reason, (own, *doubtful), f" (p {sureness(reason, read, unwritten):.2f})")
         if own.probability < EXCLUDED:
             text = f"{name}: written although {digit} reads as excluded (p {1 - own.probability:.2f})"
@@ -113,7 +112,7 @@ def by_readers(reading: Reading) -> Justify:
             return call.say("guess", text, [cell], str(digit), sure)
         possible = [head for head in range(9) if read[cell, head] >= POSSIBLE]
         text = f"{name}: no readable reason; {', '.join(DIGITS[head] for head in possible) or 'nothing'} read as possible"
-        return call.say("unexplained", text, [cell], str(digit), tuple(evidence(cell, head) for head in possible))
+        return call.say("unexplained", text, [cell], str(digit), tuple(evidence(call, cell, head) for head in possible))
 
     return justify
 

@@ -58,6 +58,7 @@ class Claims:
 
 def moments(scores: Float[np.ndarray, " row *rest"]) -> tuple[Float[np.ndarray, "*rest"], Float[np.ndarray, "*rest"]]:
     """Returns the mean and the spread of what was read, over the first axis; a spread is never quite 0, and infinite where all is NaN."""
+    scores = scores.astype(np.float64)  # or the rounding of equal scores would be told apart
     there = np.isfinite(scores)
     n = there.sum(0)
     mean = np.where(there, scores, 0.0).sum(0) / np.maximum(n, 1)

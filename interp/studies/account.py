@@ -123,7 +123,7 @@ def _rows(verdict: Verdict, keep: Bool[np.ndarray, " sample"]) -> Verdict:
 def _tables(found: Mapping[tuple[str, str], Verdict], n: int, seed: int) -> list[Statistic]:
     """Returns the statistics of all accounts, by (policy, arm): every measure by kind of board, precision by lead time over all kinds."""
     rung = np.arange(n) % len(RUNGS)
-    kinds = {ALL: rung >= 0, **{name: rung == index for index, name in enumerate(RUNGS)}}
+    kinds: dict[str, Bool[np.ndarray, " sample"]] = {ALL: rung >= 0, **{name: rung == index for index, name in enumerate(RUNGS)}}
     told = [
         Graded({"boards": kind, "account": arm, "policy": policy}, _rows(verdict, keep))
         for kind, keep in kinds.items()

@@ -40,6 +40,7 @@ from probes.metrics import bootstrap_auc, bootstrap_mean
 
 OTHER_RUNS, PROPOSALS = "other runs", "the model's own proposals"
 READERS = (MOVED, NATIVE, TOKENS, PROPOSALS, SHUFFLED, RANDOM, OTHER_RUNS)
+FLOORS = (SHUFFLED, RANDOM, OTHER_RUNS)
 PERCENT_WRITTEN = (0, 25, 50, 75)
 TEMPERATURE = 0.7
 BATCH = 16
@@ -239,28 +240,26 @@ def measure(request: Request) -> list[Statistic]:
 
 
 def findings(statistics: Sequence[Statistic]) -> list[str]:
-    """Returns for each kind of prompt and fact when it is claimed, and whether that is before the visible tokens tell."""
+    """Returns for each kind of prompt and fact when it is claimed, and whether visible tokens and floors are beaten, or not."""
     by_name = {one.name: one for one in statistics}
+    leads, alarms = by_name["story_leads"], by_name["story_false_alarms"]
     said = []
     for value in by_name["story_lead_over_tokens"].values:
         if value.at["reader"] != MOVED:
             continue
         place = {name: value.at[name] for name in ("given", "fact")}
-        lead, tokens, floor, alarm = (
-            by_name[name].at(**place, reader=reader)
-            for name, reader in (
-                ("story_leads", MOVED),
-                ("story_leads", TOKENS),
-                ("story_leads", OTHER_RUNS),
-                ("story_false_alarms", MOVED),
-            )
-        )
-        over = value.estimate
-        verdict = "sooner than" if over.low > 0 else "later than" if over.high < 0 else "not told apart from"
+        found = {
+            str(one.at["reader"]): one.estimate for one in leads.values if all(one.at[name] == place[name] for name in ("given", "fact"))
+        }
+        own, over, alarm = found[MOVED], value.estimate, alarms.at(**place, reader=MOVED)
+        level = [name for name in FLOORS if name in found and found[name].high >= own.low]
+        beaten = "sooner than" if over.low > 0 else "later than" if over.high < 0 else "not told apart from"
+        others = ", ".join(f"{name} {one.value:.2f}" for name, one in found.items() if name != MOVED)
         said.append(
-            f"Given {place['given']}, {place['fact']}: claimed {lead.value:.2f} [{lead.low:.2f}, {lead.high:.2f}] calls before it is "
-            f"written ({lead.n} runs; false alarms {alarm.value:.1%}); visible tokens {tokens.value:.2f}, other runs {floor.value:.2f}: "
-            f"{verdict} the visible tokens ({over.value:+.2f} [{over.low:+.2f}, {over.high:+.2f}])."
+            f"Given {place['given']}, {place['fact']}: claimed {own.value:.2f} [{own.low:.2f}, {own.high:.2f}] calls before it is written "
+            f"({own.n} runs; {alarm.value:.1%} false alarms); {others}. {beaten.capitalize()} the visible tokens "
+            f"({over.value:+.2f} [{over.low:+.2f}, {over.high:+.2f}]); "
+            + (f"no better than {', '.join(level)}." if level else "above every floor.")
         )
     return said or ["No fact is true of enough runs to calibrate claims on; a larger scale has more."]
 
