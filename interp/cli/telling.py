@@ -148,12 +148,14 @@ def _material(model: LanguageModel, path: Path | None, n: int, ar: str, seed: in
     """Returns puzzles, where the task has them, and the prompts."""
     from interp.boards import mixed_boards
     from interp.reading.stories import sampled_texts, story_prompts
+    from interp.tellers.boards import CALIBRATED, FITTED
     from models.load import load
     from models.tasks import PuzzleTask
     from models.tasks.sudoku.generator import RUNGS
 
     if isinstance(model.task, PuzzleTask):
-        puzzles = mixed_boards(n, seed, RUNGS) if path is None else model.task.read(path, n)
+        fitted = FITTED + CALIBRATED  # of the same stream: readers learn from its beginning
+        puzzles = mixed_boards(fitted + n, seed, RUNGS)[fitted:] if path is None else model.task.read(path, n)
         return puzzles, model.task.prompt(puzzles)
     if path is not None:
         return None, model.task.prompt(model.task.read(path, n))
