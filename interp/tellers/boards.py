@@ -73,7 +73,8 @@ def _tell(
 def _verdict(account: BoardAccount, seed: int) -> dict[str, str]:
     truth = account.trajectory.tokens(-1).copy()
     truth[:, SUDOKU.target] = account.solutions
-    verdict = verdict_of(account.trajectory, account.statements, truth)
+    earned = {one.kind: one.support for one in account.statements if one.support != "readable"}
+    verdict = verdict_of(account.trajectory, account.statements, truth, support=earned or None)
     found = {}
     for name, one in MEASURES.items():
         tally = verdict.get((name, ""))
