@@ -110,13 +110,12 @@ def study_page(report: StudyReport) -> str:
 def battery_page(report: FaithfulnessReport) -> str:
     """Returns the standalone page of a battery of tests, in the same form; tests that were not made say why."""
     made = [entry for entry in report.tests if entry.skipped is None]
-    findings = [finding for entry in made for finding in entry.findings]
+    findings = [f"{entry.name}: {finding}" for entry in made for finding in entry.findings]
     findings += [f"Not made: {entry.title} {entry.skipped}." for entry in report.tests if entry.skipped is not None]
     about = (
         f"{report.n} runs of {report.model} ({report.task}, {report.policy}, {report.calls} calls in the mean, seed {report.seed}) are "
         "stopped, changed and resumed. Every test stands beside its control. Between calls a run carries nothing but tokens, so there its "
-        "record is causally complete; what is claimed of the inside of a call is tested by pushing activations. "
-        + " ".join(f"{entry.title} {entry.about}" for entry in made)
+        "record is causally complete; what is claimed of the inside of a call is tested by pushing activations."
     )
     statistics = [statistic for entry in made for statistic in entry.statistics]
     return _page(f"How far can an account of {report.model} be believed?", about, findings, statistics)
