@@ -39,7 +39,8 @@ def load_readers(folder: Path, model: LanguageModel) -> dict[str, Reader]:
     Raises:
         ReadingError: Where there are none, one is not whole, or they read another model.
     """
-    found = {part.name: _load(part, model) for part in sorted(folder.iterdir()) if part.is_dir()} if folder.is_dir() else {}
+    parts = sorted(part for part in folder.iterdir() if part.is_dir() and not part.name.startswith(".")) if folder.is_dir() else []
+    found = {part.name: _load(part, model) for part in parts}
     if not found:
         raise ReadingError(f"{folder} holds no readers; `denoscope demo --out DIR` writes some to DIR/readers")
     return found
