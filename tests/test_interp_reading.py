@@ -115,6 +115,7 @@ def test_readers_are_saved_and_tied_to_their_model(
     model: LanguageModel, readers: dict[str, Reader], trajectory: Trajectory, tmp_path: Path
 ) -> None:
     save_readers({"digit @ 3": readers["digit"], "candidates": readers["candidates"]}, tmp_path / "readers")
+    (tmp_path / "readers" / ".a-result-in-the-making").mkdir()
     loaded = load_readers(tmp_path / "readers", model)
     assert set(loaded) == {"candidates", "digit @ 3"}
     own, again = readers["digit"], loaded["digit @ 3"]
