@@ -105,6 +105,32 @@ def test_standardising_takes_away_what_all_runs_share() -> None:
     np.testing.assert_allclose(standardised(scores, every), standardised(drifted, every), atol=1e-6)
 
 
+def test_standardising_holds_a_run_against_the_others_alone() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(7, 4, 3))
+    scores[:, 0], scores[2, 1, 1] = np.nan, np.nan
+    on = np.arange(7) < 5
+    z = standardised(scores, on)
+    for run in range(7):
+        others = scores[on & (np.arange(7) != run), 1:]
+        by_hand = (scores[run, 1:] - np.nanmean(others, 0)) / np.nanstd(others, 0)
+        assert np.allclose(z[run, 1:], np.nan_to_num(by_hand))
+
+
+@pytest.mark.parametrize("runs", [24, 100])
+def test_scores_that_know_nothing_raise_as_many_false_alarms_as_asked(runs: int) -> None:
+    alarms = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scores = np.cumsum(rng.normal(size=(runs, 17, 6)), axis=1)
+        scores[:, 0] = np.nan
+        shown = np.where(rng.random((runs, 6)) < 0.3, rng.integers(1, 17, (runs, 6)), 17)
+        found = claims(scores, shown)
+        assert found is not None
+        alarms.append(found.claimed_before[found.false].mean())
+    assert abs(np.mean(alarms) - ALPHA) < 3 * np.std(alarms) / np.sqrt(20)
+
+
 def test_a_claim_is_the_first_call_above_the_threshold() -> None:
     probability = np.array([[np.nan, 0.2, 0.6, 0.4, 0.9], [np.nan, 0.1, 0.1, 0.1, 0.1]])[..., None]
     assert first_claim(probability, np.array([0.5, 0.5]))[:, 0].tolist() == [2, 5]

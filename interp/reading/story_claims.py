@@ -67,9 +67,19 @@ def moments(scores: Float[np.ndarray, " row *rest"]) -> tuple[Float[np.ndarray, 
 
 
 def standardised(scores: Float[np.ndarray, "run step head"], on: Bool[np.ndarray, " run"]) -> Float[np.ndarray, "run step head"]:
-    """Returns each call's log odds of each head less their mean, over their spread, among some runs; 0 where nothing was read."""
+    """Returns each call's log odds of each head less their mean, over their spread, among the runs ``on``; 0 where nothing was read.
+
+    A run that is one of them is held against the others alone, as any new run is: or it would stand out less than a new one does.
+    """
     mean, spread = moments(scores[on])
-    return np.nan_to_num((scores - mean) / spread)
+    away = scores - mean
+    own = on[:, None, None] & np.isfinite(scores)
+    n = np.isfinite(scores[on]).sum(0)
+    rest = np.maximum(n - own, 1)
+    left = np.where(own, away * n / rest, away)
+    with np.errstate(invalid="ignore"):  # an infinite spread, where nothing was read
+        square = np.where(own, n * (spread**2 - np.nan_to_num(away) ** 2 / rest) / rest, spread**2)
+    return np.nan_to_num(left / np.sqrt(np.maximum(square, 1e-12)))
 
 
 def still_open(shown: Int[np.ndarray, "run head"], steps: int) -> Bool[np.ndarray, "run step head"]:
@@ -116,8 +126,13 @@ def threshold_of(
     false: Bool[np.ndarray, "run head"],
     alpha: float = ALPHA,
 ) -> float:
-    """Returns the probability that a share ``alpha`` of the false pairs of run and head exceed in any of their calls that count."""
-    return float(np.quantile(np.where(counted, probability, -np.inf).max(1)[false], 1 - alpha, method="higher"))
+    """Returns the probability that a share ``alpha`` of new false pairs of run and head exceed in any of their calls that count.
+
+    Of n false pairs it is the ceil((n + 1) (1 - alpha))-th (split conformal prediction: Vovk et al. 2005); infinite where n is too small.
+    """
+    highest = np.sort(np.where(counted, probability, -np.inf).max(1)[false])
+    rank = int(np.ceil((len(highest) + 1) * (1 - alpha)))
+    return float(highest[rank - 1]) if rank <= len(highest) else float("inf")
 
 
 def first_claim(probability: Float[np.ndarray, "run step head"], threshold: Float[np.ndarray, " run"]) -> Int[np.ndarray, "run head"]:

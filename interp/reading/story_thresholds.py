@@ -83,6 +83,24 @@ def _band(trajectory: Trajectory) -> Int[np.ndarray, "run step"]:
     return np.minimum((before * BANDS).astype(int), BANDS - 1)
 
 
+def _moments(
+    scores: Float[np.ndarray, "run step head"], band: Int[np.ndarray, "run step"]
+) -> tuple[Float[np.ndarray, "band head"], Float[np.ndarray, "band head"]]:
+    """Returns the mean and the spread of what was read in each quarter of the window."""
+    mean, spread = zip(*(moments(scores[band == one]) for one in range(BANDS)), strict=True)
+    return np.stack(mean), np.stack(spread)
+
+
+def _left_out(scores: Float[np.ndarray, "run step head"], band: Int[np.ndarray, "run step"]) -> Float[np.ndarray, "run step head"]:
+    """Returns each run's log odds standardised by the other runs, as any new run's are; 0 where nothing was read."""
+    z = np.zeros(scores.shape)
+    for run in range(len(scores)):
+        others = np.arange(len(scores)) != run
+        mean, spread = _moments(scores[others], band[others])
+        z[run] = np.nan_to_num((scores[run] - mean[band[run]]) / spread[band[run]])
+    return z
+
+
 def fit_story_thresholds(readings: Sequence[StoryReading], reader: str = MOVED, *, alpha: float = ALPHA) -> StoryThresholds:
     """Returns thresholds that a share ``alpha`` of false heads pass in runs made for it, none of which is to be told.
 
@@ -101,8 +119,8 @@ def fit_story_thresholds(readings: Sequence[StoryReading], reader: str = MOVED, 
         )
     )
     heads, steps = scores.shape[2], scores.shape[1] - 1
-    mean, spread = (np.stack(parts) for parts in zip(*(moments(scores[band == one]) for one in range(BANDS)), strict=True))
-    z = np.nan_to_num((scores - mean[band]) / spread[band])
+    mean, spread = _moments(scores, band)
+    z = _left_out(scores, band)
     counted = still_open(shown, steps) & np.isfinite(scores)
     true, false = (shown > 0) & (shown <= steps), (shown == steps + 1) & counted.any(1)
     scale, offset, threshold = np.zeros((BANDS, heads)), np.zeros((BANDS, heads)), np.full(heads, np.inf)
