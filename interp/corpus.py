@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from models.tasks.base import Task, puzzle_task, text_task
+from models.tasks.base import Task, corpus_task, puzzle_task
 from models.tasks.stories.corpus import Split
 from models.tasks.stories.task import END_ID, MORE_ID, START_ID
 
@@ -96,7 +96,7 @@ def text_corpus(task: Task, files: Sequence[str], *, split: Split = "test", limi
     """
     if limit is not None and limit < 1:
         raise CorpusError(f"the limit is {limit}; it must be at least 1 story")
-    texts = text_task(task)
+    texts = corpus_task(task)
     documents = [one.whole for one in texts.held_out(tuple(files))] if split == "test" else texts.train_documents(tuple(files))
     drawn = range(len(documents)) if limit is None else np.random.default_rng(seed).permutation(len(documents))[:limit]
     return window_corpus(task, [documents[index] for index in drawn])

@@ -6,6 +6,7 @@ All speak TransformerLens's names and give the same numbers; to choose, see ``BA
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from models.facts import Attention
-from models.families import FAMILIES
+from models.architectures.base import Site
 from models.hookpoints import HookPoint
+from models.network import PADDING, Network
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -50,45 +50,52 @@ class Backend(Protocol):
         ...
 
 
-def site_points(module: PreTrainedModel) -> tuple[HookPoint, ...]:
-    """Returns the hook points that a network's family gives a place for, in the order of the forward pass."""
-    sites = FAMILIES[module.config.model_type].sites
-    return tuple(HookPoint(layer, component) for layer in range(module.config.num_hidden_layers) for component in sites)
-
-
 class _EnoughError(Exception):
     """Ends a forward pass of which nothing more is wanted."""
 
 
 class HooksBackend:
-    """PyTorch's forward hooks on the untouched network: the hook points its family gives a place for, and no library to import."""
+    """PyTorch's forward hooks on the untouched network: the hook points its architecture gives a place for, and no library to import."""
 
     name = "hooks"
 
-    def __init__(self, module: PreTrainedModel, attention: Attention) -> None:  # noqa: ARG002 (the network has its regime itself)
-        self._module, self._family = module, FAMILIES[module.config.model_type]
-        self.hook_points = site_points(module)
+    def __init__(self, network: Network) -> None:
+        self._network, self.hook_points = network, network.points
 
-    @contextmanager
-    def _hooked(self, edits: Mapping[HookPoint, Edit], looks: Mapping[HookPoint, Callable[[Tensor], None]]) -> Iterator[None]:
-        """Puts each point through its edit, and then before its look, in every forward pass inside the block."""
+    def _register(self, site: Site, layer: int | None, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Puts what a site holds through a hook in every forward pass; returns what ends that."""
 
-        def pass_by(point: HookPoint, *ends: Any) -> Any:  # a module, its inputs and, after it, its output
+        def pass_by(*ends: Any) -> Any:  # a module, its inputs and, after it, its output
             value = ends[-1]
-            activation = value[0] if isinstance(value, tuple) else value
-            edited = edits[point](activation) if point in edits else None
-            if point in looks:
-                looks[point](activation if edited is None else edited)
+            edited = hook(value[0] if isinstance(value, tuple) else value)
             if edited is None:
                 return None
             return (edited, *value[1:]) if isinstance(value, tuple) else edited
 
+        part: nn.Module = self._network.module.get_submodule(site.path.format(layer=layer))
+        register = part.register_forward_pre_hook if site.end == "input" else part.register_forward_hook
+        return register(pass_by).remove
+
+    @contextmanager
+    def _hooked(self, edits: Mapping[HookPoint, Edit], looks: Mapping[HookPoint, Callable[[Tensor], None]]) -> Iterator[None]:
+        """Puts each point through its edit, and then before its look, in every forward pass inside the block."""
+        sites = self._network.architecture.sites
+
+        def pass_by(point: HookPoint, activation: Tensor) -> Tensor | None:
+            edited = edits[point](activation) if point in edits else None
+            if point in looks:
+                looks[point](activation if edited is None else edited)
+            return edited
+
         with ExitStack() as hooks:
-            for point in {**edits, **looks}:
-                site = self._family.sites[point.component]
-                part: nn.Module = self._module.get_submodule(site.path.format(layer=point.layer))
-                register = part.register_forward_pre_hook if site.end == "input" else part.register_forward_hook
-                hooks.callback(register(partial(pass_by, point)).remove)
+            for point in sorted({**edits, **looks}, key=self.hook_points.index):  # of one module, the earlier point's hook comes first
+                site = sites[point.component]
+                if site.onto is None:
+                    hooks.callback(self._register(site, point.layer, partial(pass_by, point)))
+                    continue
+                base: list[Tensor] = []
+                hooks.callback(self._register(sites[site.onto], point.layer, partial(_keep, base)))
+                hooks.callback(self._register(site, point.layer, partial(_sum, base, partial(pass_by, point))))
             yield
 
     def run(
@@ -97,7 +104,7 @@ class HooksBackend:
         """See ``Backend.run``."""
         found: dict[HookPoint, Tensor] = {}
         with self._hooked(edits, {point: partial(found.__setitem__, point) for point in points}):
-            raw = self._module(input_ids=tokens, use_cache=False).logits
+            raw = self._network.raw(tokens)
         return raw, {point: found[point] for point in points}
 
     def read(
@@ -118,8 +125,18 @@ class HooksBackend:
 
         wanted = set(points)
         with self._hooked(edits, {point: partial(look, point) for point in wanted}), suppress(_EnoughError):
-            self._module(input_ids=tokens, use_cache=False)
+            self._network.raw(tokens)
         return {point: found[point] for point in points}
+
+
+def _keep(base: list[Tensor], activation: Tensor) -> None:
+    base[:] = [activation]
+
+
+def _sum(base: list[Tensor], hook: Callable[[Tensor], Tensor | None], added: Tensor) -> Tensor | None:
+    """Gives a hook the sum of what is added and what it is added to; returns what must be added for the sum that the hook makes."""
+    edited = hook(base[0] + added)
+    return None if edited is None else edited - base[0]
 
 
 class BridgeBackend:
@@ -127,21 +144,22 @@ class BridgeBackend:
 
     name = "bridge"
 
-    def __init__(self, module: PreTrainedModel, attention: Attention) -> None:
+    def __init__(self, network: Network) -> None:
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-        self._family, self._attention = FAMILIES[module.config.model_type], attention
+        module, adapter = network.module, network.architecture.bridge
+        if adapter is None:
+            raise BackendError(f"TransformerLens has no bridge for {network.architecture.model_type}; choose hooks or nnsight")
+        self._network = network
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         twin = copy.deepcopy(module, shared)  # a bridge replaces submodules in place; this copy is its own, of structure alone
-        self.bridge: TransformerBridge = build_bridge_from_module(
-            twin, architecture=self._family.bridge_architecture, hf_config=twin.config
-        )
+        self.bridge: TransformerBridge = build_bridge_from_module(twin, architecture=adapter, hf_config=twin.config)
         self.bridge.requires_grad_(False)  # it splits joint weights into new ones, which would record every forward pass
 
     def arguments(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Any]:
-        """Returns what the bridge must be given besides the tokens to keep the attention regime."""
-        mask = self._family.bridge_mask(tokens, self._attention)
-        return {} if mask is None else {"attention_mask": mask}
+        """Returns what the bridge must be given besides the tokens to keep the attention regime: it re-implements attention as causal."""
+        given = self._network.inputs(tokens, explicit=True)
+        return {name: given[name] for name in ("attention_mask", "position_ids") if name in given}
 
     @cached_property
     def hook_points(self) -> tuple[HookPoint, ...]:
@@ -150,67 +168,93 @@ class BridgeBackend:
         _, cache = self.bridge.run_with_cache(tokens, **self.arguments(tokens))
         return tuple(HookPoint.parse(name) for name in cache)
 
+    def _fwd_hooks(self, point: HookPoint, edit: Edit) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        """Returns TransformerLens's hooks for an edit.
+
+        A bridge's ``hook_resid_mid`` is the input of the second norm: an edit there would miss the stream that goes past the MLP.
+        """
+        site = self._network.architecture.sites.get(point.component)
+        if site is None or site.onto is None:
+            return [(str(point), lambda activation, hook: edit(activation))]
+        base: list[Tensor] = []
+        return [
+            (str(HookPoint(point.layer, site.onto)), lambda activation, hook: _keep(base, activation)),
+            (str(HookPoint(point.layer, "hook_attn_out")), lambda activation, hook: _sum(base, edit, activation)),
+        ]
+
     def run(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[HookPoint, Edit], points: Collection[HookPoint]
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
         """See ``Backend.run``."""
-        names = {str(point) for point in points}
+        names, given = {str(point) for point in points}, self.arguments(tokens)
+        tokens = tokens.where(tokens != PADDING, 0)
 
-        def hook(edit: Edit) -> Callable[..., Tensor | None]:
-            return lambda activation, hook: edit(activation)
-
-        with self.bridge.hooks(fwd_hooks=[(str(point), hook(edit)) for point, edit in edits.items()]):
+        with self.bridge.hooks(fwd_hooks=[hook for point, edit in edits.items() for hook in self._fwd_hooks(point, edit)]):
             if not names:
-                return self.bridge(tokens, **self.arguments(tokens)), {}
-            raw, cache = self.bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **self.arguments(tokens))
+                return self.bridge(tokens, **given), {}
+            raw, cache = self.bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **given)
         return raw, {point: cache[str(point)] for point in points}
 
 
 class NnsightBackend:
-    """nnsight's trace of the untouched network: the hook points its family gives a place for."""
+    """nnsight's trace of the untouched network: the hook points its architecture gives a place for."""
 
     name = "nnsight"
 
-    def __init__(self, module: PreTrainedModel, attention: Attention) -> None:  # noqa: ARG002 (the network has its regime itself)
+    def __init__(self, network: Network) -> None:
         from nnsight import NNsight
 
-        self._family = FAMILIES[module.config.model_type]
-        self._traced = NNsight(module)
-        self.hook_points = site_points(module)
+        self._network, self.hook_points = network, network.points
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Module .* has a submodule named")  # which is why paths are used
+            self._traced = NNsight(network.module)
+        self._envoys = {envoy.path.partition(".")[2]: envoy for envoy in self._traced.modules()}
+        """By path: as an attribute, a module called output would be taken for its parent's output."""
 
-    def _envoy(self, point: HookPoint) -> tuple[Any, str]:
-        """Returns nnsight's handle of the module that holds a point, and whether it is its input or its output."""
-        site = self._family.sites[point.component]
-        envoy = self._traced
-        for part in site.path.format(layer=point.layer).split("."):
-            envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
-        return envoy, site.end
+    def _envoy(self, site: Site, layer: int | None) -> tuple[Any, str]:
+        """Returns nnsight's handle of the module that holds a site, and whether it is its input or its output."""
+        return self._envoys[site.path.format(layer=layer)], site.end
 
     def run(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[HookPoint, Edit], points: Collection[HookPoint]
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
         """See ``Backend.run``."""
         found: dict[HookPoint, Tensor] = {}
-        places = [(point, *self._envoy(point)) for point in self.hook_points if point in edits or point in points]
-        with self._traced.trace(input_ids=tokens, use_cache=False):
-            for point, envoy, end in places:  # nnsight wants modules asked for in the order of the forward pass
+        given, sites = self._network.inputs(tokens), self._network.architecture.sites
+        asked = [point for point in self.hook_points if point in edits or point in points]
+        bases = {(sites[one.component].onto, one.layer) for one in asked}
+        places = [  # nnsight wants modules asked for in the order of the forward pass
+            (point, *self._envoy(sites[point.component], point.layer))
+            for point in self.hook_points
+            if point in asked or (point.component, point.layer) in bases
+        ]
+        passed: dict[HookPoint, Tensor] = {}
+        with self._traced.trace(**given):
+            for point, envoy, end in places:
                 value = getattr(envoy, end)
-                activation = value[0] if isinstance(value, tuple) else value
+                held = value[0] if isinstance(value, tuple) else value
+                onto = sites[point.component].onto
+                base = 0 if onto is None else passed[HookPoint(point.layer, onto)]
+                activation = held + base
                 if point in edits and (edited := edits[point](activation)) is not None:
-                    setattr(envoy, end, (edited, *value[1:]) if isinstance(value, tuple) else edited)
+                    setattr(envoy, end, (edited - base, *value[1:]) if isinstance(value, tuple) else edited - base)
                     activation = edited
+                passed[point] = activation
                 if point in points:
                     found[point] = activation.save()
             raw = self._traced.output.logits.save()
         return raw, {point: found[point] for point in points}
 
 
-BACKENDS: dict[str, Callable[[PreTrainedModel, Attention], Backend]] = {
+BACKENDS: dict[str, Callable[[Network], Backend]] = {
     "hooks": HooksBackend,
     "bridge": BridgeBackend,
     "nnsight": NnsightBackend,
 }
 """``hooks`` is fastest and names what the family has sites for; ``bridge`` names everything TransformerLens names, and imports it;
 ``nnsight`` names what ``hooks`` does, for work with nnsight's own tools."""
-DEFAULT_BACKENDS = ("hooks", "bridge")
-"""Unless a model is given one backend, each forward pass goes through the first of these that has all the points it edits or reads."""
+
+
+def default_backends(network: Network) -> tuple[str, ...]:
+    """Returns the backends of a model that is given none: a pass goes through the first that has all the points it edits or reads."""
+    return ("hooks",) if network.architecture.bridge is None else ("hooks", "bridge")

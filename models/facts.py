@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_KEY = "denoscope"
 """The key of ``config.json`` that holds the facts; Hugging Face keeps it through load and save."""
 
@@ -31,7 +31,9 @@ class ModelFacts:
     mask_token_id: int | None
     """The token that stands for "not yet written"; None for a causal model."""
     task: str
-    """The task whose vocabulary the model speaks."""
+    """The task whose vocabulary the model speaks; ``text`` is that of the tokenizer beside its weights."""
+    block_size: int | None = None
+    """Positions of a block, of block-causal attention: each sees its own block and those before."""
 
     def __post_init__(self) -> None:
         _check(asdict(self))
@@ -70,6 +72,9 @@ def _check(facts: Mapping[str, Any]) -> None:
         raise FactsError(f"mask_token_id is {mask!r}; it must be a token id, or null")
     if (objective == "masked") != (mask is not None):
         raise FactsError(f"mask_token_id is {mask!r}; a masked model needs one, and a causal model has none")
+    block = facts["block_size"]
+    if (facts["attention"] == "block-causal") != (block is not None) or (block is not None and (type(block) is not int or block < 1)):
+        raise FactsError(f"block_size is {block!r}; block-causal attention needs one, a whole number from 1, and any other has none")
     if not isinstance(task, str):
         raise FactsError(f"task is {task!r}; it must be a name")
     if objective == "causal" and (facts["attention"], facts["logit_shift"]) != ("causal", 1):

@@ -14,31 +14,36 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models.backends import BACKENDS, DEFAULT_BACKENDS, Backend, BackendError, BridgeBackend, Edit, HooksBackend, site_points
-from models.facts import ModelFacts
-from models.families import FAMILIES
+from models.architectures import ARCHITECTURES
+from models.backends import BACKENDS, Backend, BackendError, BridgeBackend, Edit, HooksBackend, default_backends
+from models.facts import FactsError, ModelFacts
 from models.hookpoints import HookPoint, HookPointError
+from models.network import PADDING, Network
 from models.tasks import TASKS, Task
+from models.tasks.text import Text
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 
 class LanguageModel:
     """A causal or masked-diffusion model. Make one with ``models.load.load``, which proves it first.
 
     The bare network does all plain forward passes. A pass whose activations are read or edited goes through the first backend of
-    ``models.backends.DEFAULT_BACKENDS`` that has all its points, or through the one that was asked for. A backend is made over the same
+    ``models.backends.default_backends`` that has all its points, or through the one that was asked for. A backend is made over the same
     weights the first time it is needed, and proved then.
     """
 
-    def __init__(self, name: str, module: PreTrainedModel, facts: ModelFacts, backend: str | None = None) -> None:
+    def __init__(self, name: str, network: Network, task: Task, backend: str | None = None) -> None:
         if backend is not None and backend not in BACKENDS:
             raise BackendError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         self.name = name
-        self.module = module.requires_grad_(False).eval()
-        self.facts = facts
-        self._backend_names = DEFAULT_BACKENDS if backend is None else (backend,)
+        self.network = network
+        self.module: PreTrainedModel = network.module.requires_grad_(False).eval()
+        self.task = task
+        """The task whose vocabulary the model speaks."""
+        self._backend_names = default_backends(network) if backend is None else (backend,)
         self._backends: dict[str, Backend] = {}
         self._edits: dict[HookPoint, tuple[Edit, ...]] = {}
         """In force now, of all enclosing ``hooks`` blocks, the outermost first."""
@@ -47,14 +52,19 @@ class LanguageModel:
         return f"LanguageModel({self.name!r}, {self.n_parameters:,} parameters, {self.facts})"
 
     @property
-    def task(self) -> Task:
-        """The task whose vocabulary the model speaks."""
-        return TASKS[self.facts.task]
-
-    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.module.device
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is true of it."""
+        return self.network.facts
+
+    @property
+    def longest(self) -> int:
+        """Positions that it can read."""
+        return self.network.longest
 
     @property
     def n_layers(self) -> int:
@@ -89,7 +99,7 @@ class LanguageModel:
         from models.checks import prove_backend
 
         if name not in self._backends:
-            backend = BACKENDS[name](self.module, self.facts.attention)
+            backend = BACKENDS[name](self.network)
             prove_backend(self, backend)
             self._backends[name] = backend
         return self._backends[name]
@@ -119,7 +129,7 @@ class LanguageModel:
     @property
     def plain_points(self) -> tuple[HookPoint, ...]:
         """The hook points that plain hooks have, all of the residual width, in the order of the forward pass."""
-        return site_points(self.module)
+        return self.network.points
 
     def _backend_with(self, points: Collection[HookPoint]) -> Backend:
         """Returns the first backend that has all the points; raises HookPointError where none has, naming what there is."""
@@ -132,30 +142,43 @@ class LanguageModel:
             f"no such hook points: {unknown}; {self.name} has blocks.0 to blocks.{self.n_layers - 1} with {', '.join(components)}"
         )
 
-    def align(self, raw: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
-        """Returns raw outputs moved so that index i scores token i. With a shift, token 0 is never predicted: all zeros, no opinion."""
+    def align(
+        self, raw: Float[Tensor, "batch pos vocab"], tokens: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Returns raw outputs moved so that index i scores token i. With a shift, the first is never predicted: all zeros, no opinion.
+
+        ``tokens`` are needed where samples do not all begin at position 0.
+        """
         if self.facts.logit_shift == 0:
             return raw
-        return torch.cat([torch.zeros_like(raw[:, :1]), raw[:, :-1]], dim=1)
+        moved = torch.cat([torch.zeros_like(raw[:, :1]), raw[:, :-1]], dim=1)
+        if tokens is None or bool((tokens[:, 0] != PADDING).all()):
+            return moved
+        preceded = torch.cat([torch.zeros_like(tokens[:, :1], dtype=torch.bool), tokens[:, :-1] != PADDING], dim=1)
+        return moved.masked_fill(~preceded[..., None], 0.0)
 
     def reading_position(self, position: int) -> int:
         """Returns the index of the residual stream from which the token at ``position`` is predicted."""
         return position - self.facts.logit_shift
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-        """Returns scores whose index i is about token i, whatever the model's shift; edits of an enclosing ``hooks`` apply."""
+        """Returns scores whose index i is about token i, whatever the model's shift; edits of an enclosing ``hooks`` apply.
+
+        Samples of different lengths are padded with ``models.network.PADDING``, on the left or on the right.
+        """
         tokens = tokens.to(self.device)
         if self._edits:
-            return self.align(self._backend_with(self._edits).run(tokens, self._chained(), ())[0])
-        return self.align(self.module(input_ids=tokens, use_cache=False).logits)
+            return self.align(self._backend_with(self._edits).run(tokens, self._chained(), ())[0], tokens)
+        return self.align(self.network.raw(tokens), tokens)
 
     def unembed(self, residual: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row vocab"]:
         """Returns the scores that the final norm and the unembedding make of a residual stream: after the last block, the model's own.
 
         Row by row: what is read at position p is about the token at p plus the model's logit shift.
         """
-        norm = self.module.get_submodule(FAMILIES[self.module.config.model_type].final_norm)
-        scores: Tensor = self.module.get_output_embeddings()(norm(residual.to(self.device)))
+        scores = residual.to(self.device)
+        for path in self.network.architecture.readout:
+            scores = self.module.get_submodule(path)(scores)
         return scores
 
     def run_with_cache(
@@ -166,8 +189,9 @@ class LanguageModel:
         Raises:
             HookPointError: Where the model lacks one of the points.
         """
-        raw, cache = self._backend_with({*points, *self._edits}).run(tokens.to(self.device), self._chained(), points)
-        return self.align(raw), cache
+        tokens = tokens.to(self.device)
+        raw, cache = self._backend_with({*points, *self._edits}).run(tokens, self._chained(), points)
+        return self.align(raw, tokens), cache
 
     def activations(
         self,
@@ -230,3 +254,18 @@ class LanguageModel:
         silent = [str(point) for point in edits if not fired[point]]
         if silent:
             raise HookPointError(f"these hooks were never reached by a forward pass: {silent}")
+
+
+def wrap(
+    name: str, module: PreTrainedModel, facts: ModelFacts, backend: str | None = None, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LanguageModel:
+    """Returns a Hugging Face network that is in memory already as a model, not proved yet (see ``models.checks.prove``).
+
+    Raises:
+        FactsError: Where its architecture is none of ``models.architectures.ARCHITECTURES``.
+    """
+    kind = module.config.model_type
+    if kind not in ARCHITECTURES:
+        raise FactsError(f"{name} is of the architecture {kind!r}; supported: {', '.join(ARCHITECTURES)}")
+    task = TASKS[facts.task] if facts.task in TASKS else Text(tokenizer, int(module.config.vocab_size), facts.mask_token_id)
+    return LanguageModel(name, Network(module, facts, ARCHITECTURES[kind]), task, backend)

@@ -1,129 +1,150 @@
-"""Opening a bundled model or a model folder: the network, the facts stated beside its weights, and their proof."""
+"""Opening a model: its network, in memory, with the facts stated beside its weights or known of its family, and their proof."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
+from models.card import Card, CardError
 from models.checks import prove
-from models.facts import CONFIG_KEY, FactsError, ModelFacts
-from models.families import FAMILIES
+from models.facts import FactsError, ModelFacts
+from models.hub import PRETRAINED, ModelError, bundled_names, model_folder
 from models.language_model import LanguageModel
-from models.tasks import TASKS
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""Where the bundled models are."""
-
-
-class ModelError(ValueError):
-    """A name or folder that is no usable model."""
+from models.network import Network
+from models.opening import Opening, card_of, opening, read_facts, silent_transformers
+from models.tasks import TASKS, Task
+from models.tasks.text import Text
 
 
-def bundled_names() -> list[str]:
-    """Returns the names of the bundled models."""
-    if not PRETRAINED.exists():
-        return []
-    return sorted(folder.name for folder in PRETRAINED.iterdir() if (folder / "config.json").exists())
+def _loading(card: Card, found: Opening, device: str | torch.device) -> dict[str, Any]:
+    """Returns what ``from_pretrained`` is given besides the folder."""
+    wanted: dict[str, Any] = {
+        "dtype": getattr(torch, card.dtype) if card.dtype else torch.float32 if found.made_here else "auto",
+        "attn_implementation": "eager",
+        "local_files_only": True,
+        "use_safetensors": True,  # never a pickle
+        "output_loading_info": True,
+        "trust_remote_code": card.trust_remote_code,
+    }
+    if found.config is not None:
+        wanted["config"] = found.config
+    if found.key_mapping:
+        wanted["key_mapping"] = dict(found.key_mapping)
+    if str(device) == "auto" or card.quantise:
+        wanted["device_map"] = str(device)
+    if card.quantise:
+        from transformers import BitsAndBytesConfig
+
+        wanted["quantization_config"] = BitsAndBytesConfig(load_in_8bit=card.quantise == "8bit", load_in_4bit=card.quantise == "4bit")
+    return wanted
 
 
-def model_folder(name: str | Path) -> Path:
-    """Returns the folder of a bundled model or of a path.
-
-    Raises:
-        ModelError: Where there is neither, naming the bundled ones.
-    """
-    for folder in (PRETRAINED / name, Path(name)):
-        if (folder / "config.json").is_file():
-            return folder
-    what = "has no config.json" if Path(name).exists() else "does not exist"
-    raise ModelError(f"{str(name)!r} is no model: the path {what}; bundled models: {', '.join(bundled_names())}")
-
-
-def read_facts(folder: Path) -> ModelFacts:
-    """Returns the facts a model folder states; raises ModelError where it states none that can be used."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        facts = ModelFacts.from_config(config.get(CONFIG_KEY))
-    except (FactsError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ModelError(f"{folder} cannot be used: {error}") from None
-    if config.get("model_type") not in FAMILIES:
-        raise ModelError(f"{folder} is of the family {config.get('model_type')!r}; supported: {', '.join(FAMILIES)}")
-    if facts.task not in TASKS:
-        raise ModelError(f"{folder} speaks the task {facts.task!r}; known tasks: {', '.join(TASKS)}")
-    return facts
-
-
-@contextmanager
-def silent_transformers() -> Iterator[None]:
-    """Keeps the Hugging Face library from drawing bars and printing warnings inside the block."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def bare_module(folder: Path, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, ModelFacts]:
-    """Returns the Hugging Face network in float32, evaluation mode, and its facts. Nothing is fetched, no code is run.
+def open_network(card: Card, device: str | torch.device = "cpu") -> tuple[Network, Task]:
+    """Returns a network in evaluation mode with its facts, and the task that it speaks.
 
     Raises:
-        ModelError: Where the folder is missing, its facts are, or its weights do not fit its configuration.
+        ModelError: Where it is missing, of no known family, or its weights do not fit its configuration or the memory.
     """
-    folder = model_folder(folder)
-    facts = read_facts(folder)
+    found = opening(card)
+    wanted = _loading(card, found, device)
     try:
         with silent_transformers():
-            opened: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                local_files_only=True,
-                use_safetensors=True,  # never a pickle
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the weights in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
+            opened: tuple[PreTrainedModel, dict[str, Any]] = found.architecture.network().from_pretrained(found.folder, **wanted)  # type: ignore[assignment]
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{card.model} does not fit into the memory of {device}: {_first_line(error)}; {_smaller(card)}") from None
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"the weights in {found.folder} cannot be loaded: {' '.join(str(error).split())}") from None
     module, report = opened
     for key, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
         names = sorted(report[key])
         if names:
             rule = "of its configuration" if what == "lack" else "that its configuration has no place for"
-            raise ModelError(f"the weights in {folder} {what} {len(names)} tensors {rule}, {names[0]} among them")
-    nn.Module.to(module, device)
-    return module.eval(), facts
+            raise ModelError(f"the weights in {found.folder} {what} {len(names)} tensors {rule}, {names[0]} among them")
+    if "device_map" not in wanted:
+        nn.Module.to(module, device)
+    text = Text(found.tokenizer, int(module.config.vocab_size), found.facts.mask_token_id)
+    task: Task = text if found.facts.task == Text.name else TASKS[found.facts.task]
+    return Network(module.eval(), found.facts, found.architecture), task
 
 
-def load(name: str | Path, device: str | torch.device = "cpu", backend: str | None = None) -> LanguageModel:
-    """Returns a bundled model (by name) or the model in a folder, proved to be what its facts say.
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+def _smaller(card: Card) -> str:
+    tried = [*(["bfloat16"] if card.dtype in (None, "float32") else []), *(["8bit", "4bit"] if card.quantise is None else [])]
+    return f"what takes less: {', '.join(tried)} (`denoscope plan {card.model}` says how much), or device 'auto' to spread it"
+
+
+def bare_module(name: str | Path, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, ModelFacts]:
+    """Returns the network of a model made here, in float32, and its facts.
+
+    Raises:
+        ModelError: Where there is none, or it cannot be opened.
+    """
+    read_facts(model_folder(name))
+    network, _ = open_network(Card(model=str(name)), device)
+    return network.module, network.facts
+
+
+def load(name: str | Path | Card, device: str | torch.device = "cpu", backend: str | None = None, **settings: Any) -> LanguageModel:
+    """Returns a model, proved to be what its facts say.
 
     Example:
         >>> load("sudoku-diffusion").facts.attention
         'full'
 
     Args:
-        name: A bundled name or a folder.
-        device: Where to put the weights.
+        name: A bundled name, a folder, a hub id, or a card (or the ``.toml`` file of one) that says more.
+        device: Where to put the weights; ``auto`` spreads them over what there is.
         backend: What alone names and edits activations, one of ``models.backends.BACKENDS``; None is plain hooks where these have all
             points of a forward pass, and a TransformerLens bridge where not.
+        settings: Of the card: ``revision``, ``dtype``, ``quantise``, ``family``, ``trust_remote_code``, ``facts``, ``layout``.
 
     Raises:
         ModelError: Where there is no such model or it cannot be opened.
+        CardError: On a setting that there is not.
         ModelCheckError: Where the network is not what its facts say.
     """
-    folder = model_folder(name)
-    model = LanguageModel(folder.resolve().name, *bare_module(folder, device), backend)
+    model = unproved(name, device, backend, **settings)
     prove(model)
     return model
+
+
+def unproved(name: str | Path | Card, device: str | torch.device = "cpu", backend: str | None = None, **settings: Any) -> LanguageModel:
+    """Returns a model as ``load`` does, of which nothing is proved: for what tells whether it can be."""
+    card = _changed(card_of(name), settings)
+    try:
+        network, task = open_network(card, device)
+    except FactsError as error:
+        raise ModelError(f"{card.model} cannot be used: {error}") from None
+    return LanguageModel(Path(card.model).resolve().name, network, task, backend)
+
+
+def _changed(card: Card, settings: Mapping[str, Any]) -> Card:
+    """Returns a card with some settings of its own replaced."""
+    try:
+        return Card.model_validate({**card.model_dump(), **settings})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors())
+        raise CardError(f"{card.model}: {wrong}; settings: {', '.join(Card.model_fields)}") from None
+
+
+__all__ = [
+    "PRETRAINED",
+    "ModelError",
+    "bare_module",
+    "bundled_names",
+    "load",
+    "model_folder",
+    "open_network",
+    "read_facts",
+    "silent_transformers",
+]

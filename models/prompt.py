@@ -9,10 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from models.language_model import LanguageModel
+from models.network import PADDING
 from models.numerals import wholes
-
-PADDING = -1
-"""Stands where a sample is over and a longer one is not; no network ever reads it."""
 
 
 class PromptError(ValueError):
@@ -62,8 +60,7 @@ def identities(sample_ids: Sequence[int] | None, n_samples: int) -> tuple[int, .
 
 def check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
     """Raises PromptError where the model cannot read these tokens (``PADDING`` beyond the end of a sample is never read)."""
-    config = model.module.config
-    longest, vocabulary = int(config.max_position_embeddings), int(config.vocab_size)
+    longest, vocabulary = model.longest, int(model.module.config.vocab_size)
     if tokens.shape[1] > longest:
         raise PromptError(f"the prompt has {tokens.shape[1]} positions; {model.name} reads at most {longest}")
     inside = tokens[torch.arange(tokens.shape[1], device=tokens.device) < (tokens != PADDING).sum(1)[:, None]]

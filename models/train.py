@@ -25,15 +25,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from models.adapt import METHODS
+from models.architectures import ARCHITECTURES
+from models.architectures.base import set_attention
 from models.checkpoint import CHECKPOINT_NAME, LOG_NAME, TrainingError, load_checkpoint, save_checkpoint, save_model, trim_log
 from models.facts import CONFIG_KEY, ModelFacts
-from models.families import FAMILIES
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 from models.load import ModelError, bare_module, silent_transformers
 from models.losses import Noise
+from models.network import Network
 from models.objective import TrainingObjective
 from models.plan import SIZES, TrainingPlan
-from models.tasks import TASKS, Batch, TextTask
+from models.tasks import TASKS, Batch, CorpusTask
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3
 WARMUP_STEPS, FLAT_UNTIL, LAST_FACTOR = 50, 0.42, 0.02
@@ -57,12 +59,13 @@ def learning_rate_factor(step: int, progress: float) -> float:
     return warmup * fall
 
 
-def make_optimizers(module: nn.Module) -> list[torch.optim.Optimizer]:
+def make_optimizers(module: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Returns Muon over the blocks' matrices and AdamW over everything else, at their full learning rates."""
+    blocks = f"{ARCHITECTURES[module.config.model_type].blocks}."
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        (matrices if parameter.ndim == 2 and ".h." in name else others).append(parameter)
+        (matrices if parameter.ndim == 2 and name.startswith(blocks) else others).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01, momentum=0.95, nesterov=True, ns_steps=5),
         torch.optim.AdamW(others, lr=ADAMW_LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
@@ -73,7 +76,7 @@ def _twin_of(plan: TrainingPlan) -> PreTrainedModel | None:
     """Returns the network a plan starts from, or None.
 
     Raises:
-        ModelError: Where ``init`` is no model, one of another task or vocabulary, or of another size than the plan's.
+        ModelError: Where ``init`` is no model, one of another task or vocabulary, or of another size or architecture than the plan's.
     """
     if plan.init is None:
         return None
@@ -83,9 +86,12 @@ def _twin_of(plan: TrainingPlan) -> PreTrainedModel | None:
     if module.config.vocab_size != len(TASKS[plan.task].vocabulary):
         expected = len(TASKS[plan.task].vocabulary)
         raise ModelError(f"{plan.init} has a vocabulary of {module.config.vocab_size} tokens, and the task {plan.task!r} has {expected}")
-    if module.config.max_position_embeddings < TASKS[plan.task].length:
-        longest, needed = module.config.max_position_embeddings, TASKS[plan.task].length
+    kind = module.config.model_type
+    longest, needed = Network(module, found, ARCHITECTURES[kind]).longest, TASKS[plan.task].length
+    if longest < needed:
         raise ModelError(f"{plan.init} reads at most {longest} positions, and the task {plan.task!r} has {needed}")
+    if plan.architecture not in (None, kind):
+        raise ModelError(f"{plan.init} is of the architecture {kind!r}, not {plan.architecture!r}; leave the architecture out")
     if plan.size is not None and _shape(module) != SIZES[plan.size]:
         raise ModelError(f"{plan.init} has the shape {_shape(module)}, and size {plan.size!r} is {SIZES[plan.size]}; leave the size out")
     return module
@@ -114,8 +120,9 @@ def initial_module(plan: TrainingPlan) -> tuple[PreTrainedModel, ModelFacts, Pre
     if module is None or (adaptation and not METHODS[adaptation.method].from_twin):
         shape = _shape(module) if module is not None else SIZES[plan.size or "tiny"]
         seed = plan.seed if module is None else plan.seed + 1  # never the random weights that the twin itself grew from
-        module = FAMILIES["gpt2"].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=seed, **shape)
-    FAMILIES[module.config.model_type].set_attention(module.config, facts.attention)
+        kind = module.config.model_type if module is not None else plan.architecture or "gpt2"
+        module = ARCHITECTURES[kind].build(vocab_size=len(task.vocabulary), n_positions=task.length, seed=seed, **shape)
+    set_attention(ARCHITECTURES[module.config.model_type], module.config, facts.attention)
     setattr(module.config, CONFIG_KEY, facts.to_config())
     return module, facts, _twin_of(plan) if adaptation and METHODS[adaptation.method].penalty else None
 
@@ -207,14 +214,14 @@ class _Run:
 
     def snapshot(self) -> LanguageModel:
         """Returns a copy of the model as it stands."""
-        return LanguageModel("in training", copy.deepcopy(self.module), ModelFacts.from_config(getattr(self.module.config, CONFIG_KEY)))
+        return wrap("in training", copy.deepcopy(self.module), ModelFacts.from_config(getattr(self.module.config, CONFIG_KEY)))
 
     def finish(self, out: Path) -> None:
         """Writes the model folder, weights in bfloat16."""
         if self.accelerator.is_main_process:
             task = TASKS[self.plan.task]
             with silent_transformers():
-                if isinstance(task, TextTask):
+                if isinstance(task, CorpusTask):
                     task.save_tokenizer(out)
                 save_model(self.module.eval().to(torch.bfloat16).save_pretrained, out)
         self.accelerator.wait_for_everyone()
@@ -234,7 +241,8 @@ def _prepare(plan: TrainingPlan, out: Path, accelerator: Accelerator) -> tuple[_
     step, seconds = 0, 0.0
     if (out / CHECKPOINT_NAME).exists():
         step, seconds = load_checkpoint(out / CHECKPOINT_NAME, stated(plan), module, optimizers)
-    objective = TrainingObjective(module, facts, plan.adapted, None if twin is None else nn.Module.to(twin, accelerator.device))
+    network = Network(module, facts, ARCHITECTURES[module.config.model_type])
+    objective = TrainingObjective(network, plan.adapted, None if twin is None else nn.Module.to(twin, accelerator.device))
     wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
     return _Run(plan, accelerator, module, wrapped, optimizers), step, seconds
 

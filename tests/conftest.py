@@ -42,18 +42,19 @@ def tiny_module() -> Callable[..., Any]:
 
     ``build`` starts branches and head at zero; here they are random, so that every part matters.
     """
+    from models.architectures import ARCHITECTURES
+    from models.architectures.base import set_attention
     from models.facts import CONFIG_KEY, ModelFacts
-    from models.families import FAMILIES
 
     def make(attention: str = "full", seed: int = 0, vocab_size: int = 12, **changes: Any) -> Any:
-        family = FAMILIES["gpt2"]
+        family = ARCHITECTURES["gpt2"]
         module = family.build(vocab_size=vocab_size, n_positions=163, d_model=32, n_layers=2, n_heads=2, seed=seed)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed + 1)
             for name, parameter in module.named_parameters():
                 if name.endswith("c_proj.weight") or name == "lm_head.weight":
                     parameter.normal_(std=0.3)
-        family.set_attention(module.config, attention)
+        set_attention(family, module.config, attention)
         masked = attention == "full"
         stated = {"objective": "masked" if masked else "causal", "attention": attention, "logit_shift": 1, "task": "sudoku"}
         facts = ModelFacts(**{**stated, "mask_token_id": 11 if masked else None, **changes})
@@ -67,11 +68,11 @@ def tiny_module() -> Callable[..., Any]:
 def tiny_model(tiny_module: Callable[..., Any]) -> Callable[..., Any]:
     """``tiny_model(...)``: the same as a ``LanguageModel``, not proved."""
     from models.facts import CONFIG_KEY, ModelFacts
-    from models.language_model import LanguageModel
+    from models.language_model import wrap
 
     def make(attention: str = "full", seed: int = 0, **changes: Any) -> Any:
         module = tiny_module(attention, seed, **changes)
-        return LanguageModel("tiny", module, ModelFacts.from_config(getattr(module.config, CONFIG_KEY)))
+        return wrap("tiny", module, ModelFacts.from_config(getattr(module.config, CONFIG_KEY)))
 
     return make
 

@@ -42,8 +42,9 @@ class Planted(LanguageModel):
 
     def __init__(self, task: str = "sudoku", vocabulary: int = 12, mask: int = MASK_ID) -> None:
         self.name = "planted"
-        self.facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=mask, task=task)
-        self.module = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=256, vocab_size=vocabulary, num_hidden_layers=3))
+        facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=mask, task=task)
+        self.network = SimpleNamespace(longest=256, facts=facts)
+        self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=vocabulary, num_hidden_layers=3))
         self.inside: dict[Any, Any] = {}
 
     def best(self, tokens: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from interp.reading import Reader, read
 from models.decoding import Decoding
 from models.denoise import denoise
 from models.hookpoints import HookPoint, resid_post
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 from models.tasks.sudoku.board import PEERS, UNITS_OF
 from models.tasks.sudoku.generator import generate
 from models.tasks.sudoku.task import SOLUTION, SUDOKU
@@ -54,12 +54,13 @@ def planted(attended: slice) -> LanguageModel:
     A written digit stands in both parts of the stream that can be attended to.
     The constant is so great that the layer norms scale every canvas alike.
     """
+    from models.architectures import ARCHITECTURES
+    from models.architectures.base import set_attention
     from models.facts import CONFIG_KEY, ModelFacts
-    from models.families import FAMILIES
 
-    family = FAMILIES["gpt2"]
+    family = ARCHITECTURES["gpt2"]
     module = family.build(vocab_size=12, n_positions=163, d_model=64, n_layers=2, n_heads=1, seed=0)
-    family.set_attention(module.config, "full")
+    set_attention(family, module.config, "full")
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.fill_(1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0)
@@ -87,7 +88,7 @@ def planted(attended: slice) -> LanguageModel:
             module.lm_head.weight[digit + 1, MOVED.start + digit] = -1.0 * scale
     facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=11, task="sudoku")
     setattr(module.config, CONFIG_KEY, facts.to_config())
-    return LanguageModel("planted", module.eval(), facts)
+    return wrap("planted", module.eval(), facts)
 
 
 def along(part: slice) -> Directions:

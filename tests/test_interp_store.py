@@ -29,7 +29,7 @@ from interp.shards import RECORD_NAME, StoreError
 from interp.store import Stored, harvest_to, open_harvest
 from models.decoding import Decoding
 from models.hookpoints import HookPoint, HookPointError, resid_post
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 from models.tasks.sudoku.generator import generate
 from models.tasks.sudoku.task import SUDOKU
 
@@ -285,7 +285,7 @@ def test_another_model_is_refused_but_not_another_name(model: LanguageModel, tin
     harvest_to(folder, model, CORPUS, POINTS)
     with pytest.raises(StoreError, match=r"whose fingerprint was sudoku-masked:.* and is now sudoku-masked:"):
         harvest_to(folder, tiny_model("full", seed=1), CORPUS, POINTS)
-    harvest_to(folder, LanguageModel("moved", model.module, model.facts), CORPUS, POINTS)
+    harvest_to(folder, wrap("moved", model.module, model.facts), CORPUS, POINTS)
 
 
 def test_shards_keep_the_size_they_were_begun_with(model: LanguageModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

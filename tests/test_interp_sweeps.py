@@ -34,7 +34,7 @@ from interp.sweeps.summary import best
 from interp.sweeps.train import plan_sweep, train
 from interp.transfer import PAIRS, SHARES
 from models.hookpoints import HookPoint, HookPointError, resid_post
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 from models.load import load
 from models.tasks.sudoku.generator import RUNGS
 from probes.align import ALIGNMENTS
@@ -258,7 +258,7 @@ def test_a_rotated_model_is_read_through_procrustes(
         return {point: x @ turn for point, x in read.items()} if self.name == "turned" else read
 
     monkeypatch.setattr(LanguageModel, "activations", turned)
-    other = LanguageModel("turned", model.module, model.facts)
+    other = wrap("turned", model.module, model.facts)
     move(tmp_path / "run", other)
     (one,) = over_all_sites(read_entries(move_folder(tmp_path / "run", other, None), ProbeEntry))
     scores = {name: each.auc.value for name, each in one.scores.items()}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.architectures import ARCHITECTURES
+from models.architectures.base import Site
 from models.backends import BACKENDS, Backend
 from models.checks import ModelCheckError, prove_backend
-from models.families import FAMILIES
-from models.families.base import Site
 from models.hookpoints import HookPoint, HookPointError, resid_post
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 
 TOKENS = torch.randint(0, 12, (3, 30), generator=torch.Generator().manual_seed(1))
 REGIMES = ("causal", "full")
@@ -25,7 +25,7 @@ def model(request: pytest.FixtureRequest, tiny_model: Callable[..., Any]) -> Lan
 
 @pytest.fixture(scope="module")
 def backends(model: LanguageModel) -> dict[str, Backend]:
-    return {name: make(model.module, model.facts.attention) for name, make in BACKENDS.items()}
+    return {name: make(model.network) for name, make in BACKENDS.items()}
 
 
 def test_every_backend_is_proved(model: LanguageModel, backends: dict[str, Backend]) -> None:
@@ -36,7 +36,7 @@ def test_every_backend_is_proved(model: LanguageModel, backends: dict[str, Backe
 
 def test_shared_names_hold_the_same_activations(backends: dict[str, Backend]) -> None:
     points = backends["hooks"].hook_points
-    assert len(points) == 2 * len(FAMILIES["gpt2"].sites)
+    assert len(points) == 2 * (len(ARCHITECTURES["gpt2"].sites) - 1) + 1  # the embedding is in no block
     assert points == backends["nnsight"].hook_points
     assert set(points) <= set(backends["bridge"].hook_points)
     raw, ours = backends["hooks"].run(TOKENS, {}, points)
@@ -74,7 +74,7 @@ def test_a_look_without_an_edit_changes_nothing(model: LanguageModel, backends: 
 
 
 def test_a_model_reads_through_the_backend_it_was_given(model: LanguageModel) -> None:
-    other = LanguageModel("tiny", model.module, model.facts, backend="nnsight")
+    other = wrap("tiny", model.module, model.facts, backend="nnsight")
     logits, cache = other.run_with_cache(TOKENS, [resid_post(1)])
     ours, expected = model.run_with_cache(TOKENS, [resid_post(1)])
     torch.testing.assert_close(logits, ours, atol=1e-4, rtol=1e-4)
@@ -96,15 +96,15 @@ def test_a_forward_pass_records_no_graph(backends: dict[str, Backend]) -> None:
 
 def test_an_unknown_backend_names_the_choices(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="unknown backend 'hook'; choose from hooks, bridge, nnsight"):
-        LanguageModel("tiny", model.module, model.facts, backend="hook")
+        wrap("tiny", model.module, model.facts, backend="hook")
 
 
 @pytest.mark.parametrize("name", ["hooks", "nnsight"])
 def test_a_site_in_the_wrong_place_fails_the_proof(name: str, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("full")
-    monkeypatch.setitem(FAMILIES["gpt2"].sites, "hook_resid_post", Site("transformer.h.{layer}.attn.c_attn", "output"))
+    monkeypatch.setitem(ARCHITECTURES["gpt2"].sites, "hook_resid_post", Site("transformer.h.{layer}.attn.c_attn", "output"))
     with pytest.raises(ModelCheckError, match="residual streams have the right shape failed"):
-        prove_backend(model, BACKENDS[name](model.module, "full"))
+        prove_backend(model, BACKENDS[name](model.network))
 
 
 # ---------------------------------------------------------------- reading some places only
@@ -114,7 +114,7 @@ ROWS, POSITIONS = torch.tensor([0, 2, 2, 1]), torch.tensor([29, 0, 7, 7])
 
 def test_places_hold_what_the_whole_activations_hold(model: LanguageModel) -> None:
     points = [resid_post(0), HookPoint(1, "hook_attn_out"), HookPoint(0, "hook_resid_pre")]
-    for read_through in (model, LanguageModel("tiny", model.module, model.facts, backend="nnsight")):
+    for read_through in (model, wrap("tiny", model.module, model.facts, backend="nnsight")):
         found = read_through.activations(TOKENS, points, ROWS, POSITIONS)
         _, whole = model.run_with_cache(TOKENS, points)
         assert list(found) == points
@@ -159,6 +159,6 @@ def test_plain_hooks_serve_where_they_have_all_points_and_the_bridge_elsewhere(t
     assert list(model._backends) == ["hooks", "bridge"]
     assert cache[pattern].shape == (3, 2, 30, 30)
     torch.testing.assert_close(logits, ours, atol=1e-4, rtol=1e-4)
-    alone = LanguageModel("tiny", model.module, model.facts, backend="bridge")
+    alone = wrap("tiny", model.module, model.facts, backend="bridge")
     alone.run_with_cache(TOKENS, [resid_post(1)])
     assert list(alone._backends) == ["bridge"]

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import checks
+from models.architectures import ARCHITECTURES
+from models.backends import BridgeBackend
 from models.checks import ModelCheckError, prove, prove_backend
 from models.facts import CONFIG_KEY, FactsError, ModelFacts
-from models.families import FAMILIES
 from models.hookpoints import HookPoint, HookPointError, resid_post
 from models.language_model import LanguageModel
 from models.load import ModelError, bare_module, bundled_names, load, model_folder, read_facts
@@ -281,7 +282,7 @@ def test_a_model_that_is_not_what_its_facts_say_fails_that_check(
     regime: str, changes: dict[str, Any], failing: list[str], tiny_model: Callable[..., Any]
 ) -> None:
     model = tiny_model(regime)
-    model.facts = replace(model.facts, **changes)
+    model.network = replace(model.network, facts=replace(model.facts, **changes))
     with pytest.raises(ModelCheckError) as error:
         prove(model)
     assert failed_checks(error) == failing
@@ -304,8 +305,7 @@ def test_weights_that_are_not_numbers_fail_that_check(tiny_model: Callable[..., 
 
 def test_a_bridge_without_its_mask_fails(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    unmasked = replace(FAMILIES["gpt2"], bridge_mask=lambda tokens, attention: None)
-    monkeypatch.setitem(FAMILIES, "gpt2", unmasked)
+    monkeypatch.setattr(BridgeBackend, "arguments", lambda backend, tokens: {})
     with pytest.raises(ModelCheckError) as error:
         model.bridge  # noqa: B018 (builds and proves it)
     assert failed_checks(error) == ["bridge computes the network's logits", "bridge: attention is full"]
@@ -328,8 +328,8 @@ def test_edits_that_do_nothing_fail(tiny_model: Callable[..., Any], monkeypatch:
         prove_backend(model, backend)
     assert failed_checks(error) == [
         "bridge: attention is full",
-        "editing blocks.0.hook_resid_mid matters",
-        "editing blocks.1.hook_resid_mid matters",
+        "bridge: editing blocks.0.hook_resid_mid matters",
+        "bridge: editing blocks.1.hook_resid_mid matters",
     ]
 
 
@@ -399,7 +399,7 @@ def test_a_damaged_configuration_is_named(folder: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version 2; this version of denoscope reads 1"),
+        ({"format_version": 1}, "format_version 1; this version of denoscope reads 2"),
         ({"format_version": None}, "format_version None"),
         ({"colour": "blue"}, "they must be exactly"),
         ({"attention": "causal", "objective": "causal"}, "mask_token_id is 11"),
@@ -413,14 +413,17 @@ def test_bad_facts_are_named(folder: Path, changes: dict[str, Any], message: str
     expect_one_line(folder, str(folder), message)
 
 
-def test_a_folder_without_facts_is_named(folder: Path) -> None:
-    edit_config(folder, **{CONFIG_KEY: None})
-    expect_one_line(folder, "states no facts under 'denoscope'")
+def test_a_folder_without_facts_is_of_the_family_that_its_class_is_of(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != CONFIG_KEY}))
+    assert load(folder).facts == ModelFacts("causal", "causal", 1, None, "text")
+    with pytest.raises(ModelError, match="states no facts under 'denoscope'"):
+        bare_module(folder)
 
 
 def test_an_unknown_family_is_named(folder: Path) -> None:
-    edit_config(folder, model_type="llama")
-    expect_one_line(folder, f"of the family 'llama'; supported: {', '.join(FAMILIES)}")
+    edit_config(folder, model_type="mamba")
+    expect_one_line(folder, f"of the architecture 'mamba'; supported: {', '.join(ARCHITECTURES)}")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 4000, -10])
@@ -455,7 +458,7 @@ def test_no_pickle_is_opened(folder: Path) -> None:
 
 def test_a_folder_that_lies_about_its_attention_is_not_loaded(folder: Path) -> None:
     edit_config(folder, is_causal=True)
-    with pytest.raises(ModelCheckError, match=r"attention is full failed: .*, measured 0 \(set is_causal in config\.json"):
+    with pytest.raises(ModelCheckError, match=r"attention is full failed: .*, measured 66 \(make attention in the facts"):
         load(folder)
 
 

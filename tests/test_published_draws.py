@@ -40,8 +40,9 @@ class FakeNetwork(LanguageModel):
     def __init__(self, seed: int = 0, scale: float = 2.0, length: int = LENGTH, vocab: int = VOCAB) -> None:
         rng = np.random.default_rng(seed)
         self.name, self.mask = "fake", vocab - 1
-        self.facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=self.mask, task="sudoku")
-        self.module = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=length, vocab_size=vocab))
+        facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=self.mask, task="sudoku")
+        self.network = SimpleNamespace(longest=length, facts=facts)
+        self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=vocab))
         self.bias = scale * rng.normal(size=(length, vocab))
         self.pull = scale * rng.normal(size=(length, length, vocab, vocab))
 

@@ -25,8 +25,9 @@ class FakeNetwork(LanguageModel):
     def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
         rng = np.random.default_rng(seed)
         self.name = "fake"
-        self.facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=MASK, task="sudoku")
-        self.module = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=LENGTH, vocab_size=VOCAB))
+        facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=MASK, task="sudoku")
+        self.network = SimpleNamespace(longest=LENGTH, facts=facts)
+        self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=VOCAB))
         self.bias = scale * rng.normal(size=(LENGTH, VOCAB))
         self.pull = scale * rng.normal(size=(LENGTH, LENGTH, VOCAB, VOCAB))
         self.read: list[Tensor] = []

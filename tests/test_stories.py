@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.architectures import ARCHITECTURES
+from models.architectures.base import set_attention
 from models.decoding import Decoding
 from models.facts import CONFIG_KEY, ModelFacts
-from models.families import FAMILIES
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, wrap
 from models.likelihood import Likelihood, LikelihoodError, likelihood, ngram_likelihood
 from models.load import load
 from models.plan import TrainingPlan
@@ -44,17 +45,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def twins() -> Callable[[str], LanguageModel]:
     def make(objective: str) -> LanguageModel:
-        module = FAMILIES["gpt2"].build(vocab_size=len(STORIES.vocabulary), n_positions=256, d_model=32, n_layers=1, n_heads=2)
+        module = ARCHITECTURES["gpt2"].build(vocab_size=len(STORIES.vocabulary), n_positions=256, d_model=32, n_layers=1, n_heads=2)
         with torch.no_grad():
             torch.manual_seed(0)
             for name, weight in module.named_parameters():
                 if name.endswith("c_proj.weight") or name == "lm_head.weight":
                     weight.normal_(std=0.3)
         masked = objective == "masked"
-        FAMILIES["gpt2"].set_attention(module.config, "full" if masked else "causal")
+        set_attention(ARCHITECTURES["gpt2"], module.config, "full" if masked else "causal")
         facts = ModelFacts(objective, "full" if masked else "causal", 1, MASK_ID if masked else None, "stories")
         setattr(module.config, CONFIG_KEY, facts.to_config())
-        return LanguageModel(objective, module, facts)
+        return wrap(objective, module, facts)
 
     return make
 
@@ -239,9 +240,9 @@ def test_a_causal_likelihood_is_the_sum_over_the_tokens_scored(file: str, twins:
 
 def test_a_network_that_knows_nothing_has_the_bound_of_a_uniform_guess(file: str) -> None:
     """Exact whatever the masks: every masked token costs the same, and the weights make up for how many there are."""
-    module = FAMILIES["gpt2"].build(vocab_size=6000, n_positions=256, d_model=32, n_layers=1, n_heads=2)
-    FAMILIES["gpt2"].set_attention(module.config, "full")
-    model = LanguageModel("uniform", module, ModelFacts("masked", "full", 1, MASK_ID, "stories"))  # its head starts at zero
+    module = ARCHITECTURES["gpt2"].build(vocab_size=6000, n_positions=256, d_model=32, n_layers=1, n_heads=2)
+    set_attention(ARCHITECTURES["gpt2"], module.config, "full")
+    model = wrap("uniform", module, ModelFacts("masked", "full", 1, MASK_ID, "stories"))  # its head starts at zero
     found = likelihood(model, STORIES.held_out((file,), limit=4), samples=2)
     assert found.nats == pytest.approx(found.n_tokens * np.log(6000), rel=1e-5)
 

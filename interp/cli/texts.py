@@ -65,10 +65,10 @@ def likelihood(
     from models.likelihood import likelihood as run
     from models.likelihood import ngram_likelihood
     from models.load import load
-    from models.tasks import text_task
+    from models.tasks import corpus_task
 
     loaded = load(model)
-    task = text_task(loaded.task)
+    task = corpus_task(loaded.task)
     names = tuple(map(str, files))
     documents = task.held_out(names, limit)
     with progress_bars() as tell:

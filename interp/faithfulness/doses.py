@@ -59,7 +59,8 @@ def patterns_of(probe: LinearProbe, x: Float[Tensor, "row d_model"], y: Bool[Ten
 def unembedding(model: LanguageModel) -> Float[Tensor, "digit d_model"]:
     """Returns what the output reads of the residual stream for each digit, through the scale of the final norm."""
     weight = model.module.get_output_embeddings().weight[DIGITS]
-    return (weight * model.module.base_model.ln_f.weight).float().cpu()
+    norm = model.module.get_submodule(model.network.architecture.readout[0])
+    return (weight * norm.weight).float().cpu()  # type: ignore[operator]
 
 
 def swap(vectors: Float[Tensor, "digit d_model"], claims: Claims) -> Float[Tensor, "claim d_model"]:

@@ -1,74 +1,37 @@
-"""GPT-2: learned positions, pre-norm, untied head; causal, or bidirectional through ``config.is_causal``."""
+"""GPT-2 and DiffuGPT, which was grown from it."""
 
-from __future__ import annotations
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedConfig
+from models.families.base import CAUSAL, Behaviour, Family, Raw, native
 
-from models.facts import Attention, FactsError
-from models.families.base import Family, Site
-
-EMBEDDING_STD = 0.3
-
-
-def build(*, vocab_size: int, n_positions: int, d_model: int, n_layers: int, n_heads: int, seed: int = 0) -> GPT2LMHeadModel:
-    """Returns a causal GPT-2 with residual branches and head that start at zero and wide embeddings, no dropout."""
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=n_positions,
-        n_embd=d_model,
-        n_layer=n_layers,
-        n_head=n_heads,
-        activation_function="gelu_pytorch_tanh",  # gelu_new, computed in one fused operation
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        is_causal=True,
-        attn_implementation="eager",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
-        nn.init.normal_(model.transformer.wte.weight, std=EMBEDDING_STD)
-        nn.init.normal_(model.transformer.wpe.weight, std=EMBEDDING_STD)
-        nn.init.zeros_(model.lm_head.weight)
-        for block in model.transformer.h:
-            nn.init.zeros_(block.attn.c_proj.weight)
-            nn.init.zeros_(block.mlp.c_proj.weight)
-    return model
+GPT2 = Family(
+    name="gpt2",
+    network="gpt2",
+    behaviour=CAUSAL,
+    source="transformers.models.gpt2 (5.23)",
+    hub=("openai-community/gpt2", "openai-community/gpt2-medium"),
+    reads=("GPT2LMHeadModel",),
+    about="no beginning-of-text token of its own: <|endoftext|> (50256) stands between documents",
+)
 
 
-def _set_attention(config: PreTrainedConfig, attention: Attention) -> None:
-    if attention not in FAMILY.attention_regimes:
-        raise FactsError(f"GPT-2 has no {attention!r} attention; choose from {', '.join(FAMILY.attention_regimes)}")
-    config.is_causal = attention == "causal"
+def _configuration(raw: Raw) -> dict[str, Any]:
+    """Returns a GPT-2 configuration; the medium one has a row more in its table than it states."""
+    return native(raw) | {"vocab_size": raw.get("embedding_rows") or raw["vocab_size"]}
 
 
-def _bridge_mask(tokens: Tensor, attention: Attention) -> Tensor | None:
-    """TransformerLens re-implements GPT-2's attention as causal whatever the configuration says; an additive 4-D zero mask replaces it."""
-    if attention == "causal":
-        return None
-    batch, pos = tokens.shape
-    return torch.zeros(batch, 1, pos, pos, device=tokens.device)
-
-
-FAMILY = Family(
-    model_type="gpt2",
-    bridge_architecture="GPT2LMHeadModel",
-    build=build,
-    set_attention=_set_attention,
-    bridge_mask=_bridge_mask,
-    sites={
-        "hook_resid_pre": Site("transformer.h.{layer}", "input"),
-        "hook_attn_out": Site("transformer.h.{layer}.attn", "output"),
-        "hook_mlp_out": Site("transformer.h.{layer}.mlp", "output"),
-        "hook_resid_post": Site("transformer.h.{layer}", "output"),
-    },
-    final_norm="transformer.ln_f",
-    attention_regimes=("causal", "full"),
-    source="transformers.models.gpt2 (5.23), transformer_lens JointQKVAttentionBridge (3.9)",
+DIFFUGPT = Family(
+    name="diffugpt",
+    network="gpt2",
+    behaviour=Behaviour("masked", "full", 1, mask_tokens=("[¨M¨]",), mask_token_id=10541),
+    source="HKUNLP/DiffuLLaMA model.py:15-157, ddm/trainer.py:113-190, LLaMA-Factory loader.py:50-155; same logits as GPT-2",
+    hub=("diffusionfamily/diffugpt-s", "diffusionfamily/diffugpt-m"),
+    reads=("DiscreteDiffusionModel",),
+    about=(
+        "the small one's mask token 10541 is an ordinary token of GPT-2 that text may hold; position 0 is never written; the canvas is "
+        "always full, there is no end token"
+    ),
+    configuration=_configuration,
+    key_mapping={r"^denoise_model\.": "transformer.", r"^embed_tokens\.": "transformer.wte."},
+    tokenizer="GPT2TokenizerFast",
 )

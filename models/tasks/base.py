@@ -78,6 +78,11 @@ class Task(Protocol):
         """Returns sequences with the mask token wherever something is to be written."""
         ...
 
+
+@runtime_checkable
+class TrainableTask(Task, Protocol):
+    """A task that models can be trained on."""
+
     def training_batches(self, data: TrainingData, batch: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields endless training batches; the batch of a step depends on ``data``, ``seed`` and the step alone.
 
@@ -88,7 +93,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class PuzzleTask(Task, Protocol):
+class PuzzleTask(TrainableTask, Protocol):
     """A task whose examples are made to order and whose answers can be judged."""
 
     levels: tuple[str, ...]
@@ -120,9 +125,18 @@ class PuzzleTask(Task, Protocol):
 class TextTask(Task, Protocol):
     """A task of running text: nothing to solve, everything to predict."""
 
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text."""
+        ...
+
     def decode(self, tokens: Int[Tensor, "batch pos"]) -> list[str]:
         """Returns sequences as text."""
         ...
+
+
+@runtime_checkable
+class CorpusTask(TextTask, TrainableTask, Protocol):
+    """A task of running text with files to learn from, part of which is held out."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes the tokenizer into a model folder, as the Hugging Face library reads it."""
@@ -160,4 +174,11 @@ def text_task(task: Task) -> TextTask:
     """Returns ``task`` as what it is if it is running text, and raises TaskError if not."""
     if not isinstance(task, TextTask):
         raise TaskError(f"the task {task.name!r} is no running text (stories are); for puzzles see `generate` and `evaluate`")
+    return task
+
+
+def corpus_task(task: Task) -> CorpusTask:
+    """Returns ``task`` as what it is if files of text can be learned from, and raises TaskError if not."""
+    if not isinstance(task, CorpusTask):
+        raise TaskError(f"the task {task.name!r} has no files of stories; give puzzles, labelled texts or two sets of prompts")
     return task

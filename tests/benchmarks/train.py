@@ -16,7 +16,8 @@ from side_by_side import interleaved, parse, parser, show
 from torch import Tensor
 from torch.nn import functional
 
-from models.families import FAMILIES
+from models.architectures import ARCHITECTURES
+from models.architectures.base import set_attention
 from models.plan import SIZES, TrainingPlan
 from models.tasks import TrainingData
 from models.tasks.sudoku.task import SUDOKU
@@ -35,8 +36,8 @@ def library(plan: TrainingPlan) -> float:
 
 def bare(batches: Tensor, size: str) -> float:
     """Returns the seconds of all steps but the first."""
-    network = FAMILIES["gpt2"].build(vocab_size=len(SUDOKU.vocabulary), n_positions=SUDOKU.length, **SIZES[size])
-    FAMILIES["gpt2"].set_attention(network.config, "full")
+    network = ARCHITECTURES["gpt2"].build(vocab_size=len(SUDOKU.vocabulary), n_positions=SUDOKU.length, **SIZES[size])
+    set_attention(ARCHITECTURES["gpt2"], network.config, "full")
     network.train()
     matrices = [weight for name, weight in network.named_parameters() if weight.ndim == 2 and ".h." in name]
     others = [weight for name, weight in network.named_parameters() if not (weight.ndim == 2 and ".h." in name)]

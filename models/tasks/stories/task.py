@@ -53,6 +53,11 @@ class Stories:
         ids = range(self.tokenizer.get_vocab_size())
         return tuple(self.tokenizer.decode([index], skip_special_tokens=False) for index in ids)
 
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text."""
+        ids: list[int] = self.tokenizer.encode(text).ids
+        return ids
+
     def _encoded(self, stories: list[Story]) -> list[tuple[list[int], list[int]]]:
         """Returns (head without its last token, text with ``<end>``) of each story."""
         heads = self.tokenizer.encode_batch([story.instruction for story in stories])

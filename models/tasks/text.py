@@ -1,0 +1,118 @@
+"""Running text in the tokens of whatever tokenizer lies beside a model's weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from models.tasks.base import TaskError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BLANK = re.compile(r"\[MASK(?::(\d+))?\]")
+
+
+class Text:
+    """Running text (see ``models.tasks.base.TextTask``): prompts, and nothing to learn from; sequences have the length of their text."""
+
+    name: str = "text"
+    length: int = 256
+    """Positions of a window that a longer text is cut into."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, size: int, mask_token_id: int | None) -> None:
+        """Takes the tokenizer (None where there is none), how many tokens the network scores, and the mask token; -1 stands for none."""
+        self._tokenizer, self._size = tokenizer, size
+        self.mask_token_id: int = -1 if mask_token_id is None else mask_token_id
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; raises TaskError where the model's folder has none."""
+        if self._tokenizer is None:
+            raise TaskError("there is no tokenizer beside the model's weights: give tokens, or put its tokenizer.json there")
+        return self._tokenizer
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The text of each token id; of one that the tokenizer lacks, its number in angle brackets."""
+        known = 0 if self._tokenizer is None else len(self._tokenizer)
+        return tuple(str(self.tokenizer.decode([index])) if index < known else f"<{index}>" for index in range(self._size))
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text, without any that the tokenizer would put around it."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def chat(self, message: str, blanks: int) -> str:
+        """Returns a prompt that asks a message by the tokenizer's own chat template, with so many tokens left to write.
+
+        Raises:
+            TaskError: Where the tokenizer has no template.
+        """
+        if self.tokenizer.chat_template is None:
+            raise TaskError("the tokenizer has no chat template; give plain text with [MASK:n] where n tokens are to be written")
+        turns = [{"role": "user", "content": message}]
+        return f"{self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)}[MASK:{blanks}]"
+
+    def parse(self, text: str) -> Int[Tensor, "1 pos"]:
+        """Returns one sequence to write into: ``[MASK:n]`` in the text is n tokens to write, and all else is given.
+
+        Raises:
+            TaskError: Where the text leaves nothing to write.
+        """
+        ids: list[int] = []
+        given = 0
+        for blank in _BLANK.finditer(text):
+            ids += self.encode(text[given : blank.start()]) + [self.mask_token_id] * int(blank[1] or 1)
+            given = blank.end()
+        ids += self.encode(text[given:])
+        if self.mask_token_id not in ids:
+            raise TaskError("the prompt leaves nothing to write; put [MASK:n], n at least 1, where n tokens are to be written")
+        return torch.tensor([ids])
+
+    def read(self, path: Path, limit: int | None = None) -> list[Int[Tensor, " _"]]:
+        """Returns the sequences of a file's prompts, one a line, as ``parse`` reads them; blank lines are skipped.
+
+        Raises:
+            TaskError: Naming file and line, on a prompt that leaves nothing to write, or a file that holds none or is no text.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
+        found = []
+        for number, line in islice(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), limit):
+            try:
+                found.append(self.parse(line)[0])
+            except TaskError as error:
+                raise TaskError(f"{path}, line {number}: {error}") from None
+        if not found:
+            raise TaskError(f"{path} holds no prompt; it needs one a line")
+        return found
+
+    def prompt(self, examples: Any) -> Any:
+        """Returns the sequences as they are."""
+        return examples
+
+    def decode(self, tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]) -> list[str]:
+        """Returns sequences as text, unwritten tokens as ``[MASK]``; what is beyond a sample's end is left out."""
+        rows = []
+        for row in tokens:
+            parts: list[str] = []
+            run: list[int] = []
+            for token in [*(one for one in row.tolist() if one >= 0), self.mask_token_id]:
+                if token == self.mask_token_id:
+                    parts += [str(self.tokenizer.decode(run)), "[MASK]"]
+                    run = []
+                else:
+                    run.append(token)
+            rows.append("".join(parts[:-1]))
+        return rows
