@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probes.artefact import check_fitted_on
 from probes.errors import ProbeError
+from probes.saes.folding import built, centring_folded
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -45,7 +46,7 @@ def load_sae(path: Path, fitted_on: str | None = None, *, k: int | None = None) 
         sae = _from_folder(path)
     found = sae.cfg.metadata.fitted_on
     check_fitted_on("" if found is None else str(found), fitted_on, path)
-    return sae.requires_grad_(False).eval()
+    return centring_folded(sae.requires_grad_(False).eval())
 
 
 def _from_folder(folder: Path) -> SAE[Any]:
@@ -56,7 +57,9 @@ def _from_folder(folder: Path) -> SAE[Any]:
 
     _check_config(folder)
     try:
-        return SAE.load_from_disk(folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="\\s*This SAE has non-empty model_from_pretrained_kwargs")  # see centring_folded
+            return SAE.load_from_disk(folder)
     except (RuntimeError, KeyError, TypeError) as error:
         line = " ".join(str(error).split())
         raise ProbeError(f"{folder} holds no whole SAE ({type(error).__name__}: {line}); its weights must fit its cfg.json") from None
@@ -83,12 +86,12 @@ def _check_config(folder: Path) -> None:
 
 
 def _from_qwen_scope(path: Path, k: int | None) -> SAE[Any]:
-    """Returns a TopK SAE of Qwen-Scope (2026), whose encoder does not subtract the decoder's bias.
+    """Returns a TopK SAE of Qwen-Scope (arXiv:2605.11887), of the residual stream after a layer.
 
-    Its files hold W_enc [d_sae, d_in], W_dec [d_in, d_sae], b_enc and b_dec, of the residual stream after a layer.
+    By the cards of Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50 and its 13 siblings a file holds W_enc [d_sae, d_in], W_dec [d_in, d_sae], b_enc
+    and b_dec, and its latents are the k largest of W_enc x + b_enc: of raw activations, from which b_dec is not subtracted. SAELens sets
+    those of the k that are negative to 0; the card keeps them.
     """
-    from probes.saes.folding import built
-
     content = _read_torch(path)
     weights = _oriented({name: content[name].float() for name in ("W_enc", "W_dec", "b_enc", "b_dec")}, path)
     d_sae, d_in = weights["W_dec"].shape

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 IN_LATENT_UNITS = ("b_enc", "b_gate", "b_mag", "threshold")
 """Parameters of one number a latent that scale with pre-activations; a gated SAE's ``r_mag`` is an exponent, and does not."""
+CENTRED = ("standard", "topk", "jumprelu")
+"""Architectures whose encoder is one matrix and one bias a latent."""
 CALIBRATION_LATENTS = 2**24
 """At most so many pre-activations decide a threshold: 64 MiB of them, 16,384 rows of 1,024 latents."""
 
@@ -118,6 +120,32 @@ def _check_start(training: TrainingSAE[Any], start: SAE[Any]) -> None:
     for name in ("architecture", "d_in", "d_sae", "k"):
         if name in wanted and found.get(name) != wanted[name]:
             raise ProbeError(f"start has {name} {found.get(name)!r}; this recipe and these activations need {wanted[name]!r}")
+
+
+@torch.no_grad()
+def centring_folded(sae: SAE[Any]) -> SAE[Any]:
+    """Returns an SAE that does to raw activations what this one does to centred ones, where its metadata say that it reads such.
+
+    TransformerLens takes the mean over dimensions from all that is written to the residual stream (``center_writing_weights``): each norm
+    begins with that anyway. The public SAEs of GPT-2 were trained so. With C the matrix that takes a mean away, b the decoder's bias and W
+    the encoder, (xC - b)W is (x - b)CW + b(CW - W). What is reconstructed stays without that mean, and the norms behind it see no
+    difference.
+
+    Raises:
+        ProbeError: Where it has other biases than one a latent, or scales what it reads.
+    """
+    stated = sae.cfg.metadata.model_from_pretrained_kwargs or {}
+    if not stated.get("center_writing_weights"):
+        return sae
+    if sae.cfg.architecture() not in CENTRED or sae.cfg.normalize_activations != "none":
+        found = f"{sae.cfg.architecture()}, normalize_activations {sae.cfg.normalize_activations}"
+        raise ProbeError(f"an SAE of centred activations is {found}; only {', '.join(CENTRED)} with none can be made to read raw ones")
+    centred = sae.W_enc - sae.W_enc.mean(0)
+    if sae.cfg.apply_b_dec_to_input:
+        sae.b_enc += sae.b_dec @ (centred - sae.W_enc)
+    sae.W_enc.copy_(centred)
+    sae.cfg.metadata.model_from_pretrained_kwargs = {}
+    return sae
 
 
 @torch.no_grad()
