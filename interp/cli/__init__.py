@@ -3,6 +3,7 @@
 from interp.cli import (  # noqa: F401 (each registers its commands)
     catalogue,
     harvesting,
+    opening,
     probing,
     running,
     saes,

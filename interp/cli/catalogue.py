@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,30 +11,6 @@ from rich.table import Table
 from interp.cli.app import OutputError, app, out, print_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the bundled models and the supported families with their facts.
-
-    Example: `denoscope models --json`
-    """
-    from models.families import FAMILIES
-    from models.load import bundled_names, model_folder, read_facts
-
-    bundled = {name: asdict(read_facts(model_folder(name))) for name in bundled_names()}
-    families = {name: {"attention": list(family.attention_regimes), "source": family.source} for name, family in FAMILIES.items()}
-    if as_json:
-        print_json({"bundled": bundled, "families": families})
-        return
-    table = Table("bundled model", "objective", "attention", "logit shift", "mask token", "task")
-    for name, facts in bundled.items():
-        table.add_row(name, *(str(facts[key]) for key in ("objective", "attention", "logit_shift", "mask_token_id", "task")))
-    out.print(table)
-    table = Table("family", "attention", "source")
-    for name, family in families.items():
-        table.add_row(name, ", ".join(family["attention"]), str(family["source"]))
-    out.print(table)
 
 
 @app.command()

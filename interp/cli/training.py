@@ -84,6 +84,7 @@ def train(
     schedule: Annotated[str | None, typer.Option(help="Noise of a masked model: linear (the default), cosine.")] = None,
     logit_shift: Annotated[int | None, typer.Option(help="Of a masked model: 1 (the default) keeps the twin's shift, 0 drops it.")] = None,
     size: Annotated[str | None, typer.Option(help="Network shape by name: nano, mini, tiny (the default), small, flat, base.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="Kind of network: gpt2 (the default), llama, qwen3, gemma3_text, ...")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for so long; the schedule follows the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps; reproducible.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 128,
@@ -118,6 +119,7 @@ def train(
         task=task,
         objective=objective.value,
         size=size,
+        architecture=architecture,
         init=None if init is None else str(init),
         adaptation=Adaptation(**given) if given else None,  # type: ignore[arg-type]
         steps=steps,
