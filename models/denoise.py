@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from models.backends import Edit
 from models.chance import CallNoise, drawn
@@ -105,16 +106,24 @@ class Denoiser:
         vocabulary = int(self.model.module.config.vocab_size)
         if self.record.top_k > vocabulary:
             raise TrajectoryError(f"top_k is {self.record.top_k}; {self.model.name} has {vocabulary} tokens")
+        own, asked = self.model.facts.block_size, self.decoding.block_length
+        if own is not None and asked not in (None, own):
+            raise PolicyError(f"block_length is {asked}; {self.model.name} sees in blocks of {own}, and writes in those")
         most = int(self._n_blocks.max())
         if self.decoding.steps is not None and self.decoding.steps < most:
-            length = self.decoding.block_length
+            length = own or asked
             raise PolicyError(f"steps is {self.decoding.steps}; {most} blocks of {length} positions need at least {most}")
 
     @cached_property
     def _blocks(self) -> Int[Tensor, "batch pos"]:
-        """The block of each writable position; -1 elsewhere."""
-        length = self.decoding.block_length or self.canvas.tokens.shape[1]
-        return ((self.canvas.writable.cumsum(1) - 1) // length).masked_fill(~self.canvas.writable, -1)
+        """The block of each writable position; -1 elsewhere. A block-causal model has its own, counted from the first position."""
+        writable, width = self.canvas.writable, self.canvas.tokens.shape[1]
+        size = self.model.facts.block_size
+        if size is None:
+            return ((writable.cumsum(1) - 1) // (self.decoding.block_length or width)).masked_fill(~writable, -1)
+        in_blocks = functional.pad(writable, (0, -width % size)).unflatten(1, (-1, size))
+        number = in_blocks.any(2).cumsum(1) - 1  # blocks with nothing to write do not count
+        return number.repeat_interleave(size, dim=1)[:, :width].masked_fill(~writable, -1)
 
     @cached_property
     def _n_blocks(self) -> Int[Tensor, " batch"]:

@@ -60,7 +60,7 @@ def unembedding(model: LanguageModel) -> Float[Tensor, "digit d_model"]:
     """Returns what the output reads of the residual stream for each digit, through the scale of the final norm."""
     weight = model.module.get_output_embeddings().weight[DIGITS]
     norm = model.module.get_submodule(model.network.architecture.readout[0])
-    return (weight * norm.weight).float().cpu()  # type: ignore[operator]
+    return (weight * norm.weight).float().cpu()
 
 
 def swap(vectors: Float[Tensor, "digit d_model"], claims: Claims) -> Float[Tensor, "claim d_model"]:
