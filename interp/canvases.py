@@ -19,9 +19,13 @@ from interp.corpus import Corpus
 from models.decoding import Decoding, stated
 from models.denoise import denoise
 from models.language_model import LanguageModel
+from models.network import PADDING
+from models.tasks.base import Task
 
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _MASKS, _PLACES = 0, 1
+ABSENT = 255
+"""In place of a kind: a sample has no such position."""
 """What a canvas's random numbers are for."""
 
 
@@ -108,13 +112,15 @@ class Canvases:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def sites(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], mask_token_id: int) -> Sites:
-        """Returns places in these canvases; what a causal model cannot see from one is hidden behind the mask token."""
+    def sites(self, rows: Int[Tensor, " row"], positions: Int[Tensor, " row"], task: Task) -> Sites:
+        """Returns places in these canvases; what a model cannot see from one, masked or still to come, is the task's hidden token."""
         seen, rate = self.tokens[rows], self.mask_rate[rows]
         if self.causal:
             asked = self.kind[rows] == Kind.MASKED
             hidden = asked & (torch.arange(seen.shape[1]) >= positions[:, None])
-            seen, rate = seen.masked_fill(hidden, mask_token_id), hidden.sum(1) / asked.sum(1).clamp(min=1)
+            seen, rate = seen.masked_fill(hidden, task.hidden_token_id), hidden.sum(1) / asked.sum(1).clamp(min=1)
+        else:
+            seen = seen.masked_fill(seen == task.mask_token_id, task.hidden_token_id)
         kind, written = self.kind[rows, positions].long(), self.next[rows, positions]
         return Sites(seen, self.truth[rows], positions, self.sample[rows], self.group[rows], rate, kind, self.step[rows], written)
 
@@ -123,7 +129,7 @@ def _outside_a_run(
     corpus: Corpus, rows: Int[Tensor, " canvas"], tokens: Int[Tensor, "canvas pos"], masked: Bool[Tensor, "canvas pos"], **columns: Any
 ) -> Canvases:
     """Returns canvases that no denoising run made, of the sequences ``rows``."""
-    settled = torch.where(corpus.asked[rows], int(Kind.SETTLED), int(Kind.PROMPT))
+    settled = torch.where(corpus.asked[rows], int(Kind.SETTLED), int(Kind.PROMPT)).masked_fill(corpus.sequences[rows] == PADDING, ABSENT)
     kind = settled.masked_fill(masked, int(Kind.MASKED)).to(torch.uint8)
     never = torch.zeros_like(masked)
     return Canvases(tokens, corpus.sequences[rows], group=corpus.group[rows], kind=kind, step=torch.zeros_like(rows), next=never, **columns)
@@ -198,6 +204,7 @@ def decoded_canvases(model: LanguageModel, corpus: Corpus, source: Decoded, firs
     committed = asked & ~masked & (canvases != tokens[rows, (before - 1).clamp(min=0)])
     after = tokens[rows, before + 1]
     kind = torch.where(asked, int(Kind.SETTLED), int(Kind.PROMPT)).masked_fill(committed, int(Kind.COMMITTED))
+    kind = kind.masked_fill(corpus.sequences[rows] == PADDING, ABSENT)
     return Canvases(
         canvases,
         truth=corpus.sequences[rows],

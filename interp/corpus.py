@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from models.network import PADDING
 from models.tasks.base import Task, corpus_task, puzzle_task
 from models.tasks.stories.corpus import Split
-from models.tasks.stories.task import END_ID, MORE_ID, START_ID
+from models.tasks.stories.task import END_ID, MORE_ID, START_ID, STORIES
 
 
 class CorpusError(ValueError):
@@ -49,32 +50,38 @@ def puzzle_corpus(task: Task, examples: Any) -> Corpus:
     return Corpus(sequences, puzzles.prompt(examples) == task.mask_token_id, torch.arange(len(sequences)))
 
 
-def window_places(document: Int[np.ndarray, " token"], length: int) -> Int[np.ndarray, "window pos"]:
-    """Returns which token of a document (instruction, ``<start>``, text, perhaps ``<end>``) each place of its windows shows; -1 is none.
+def window_places(size: int, head: int, length: int) -> Int[np.ndarray, "window pos"]:
+    """Returns which token of a document of ``size`` tokens each place of its windows shows; -1 is none.
 
-    A window is the instruction and as much of the text as fits; the next one goes on where it ends, and the last reaches back as far as it
-    has room.
+    A window is the document's ``head`` (the instruction of a story up to ``<start>``) and as much of the rest as fits; the next one goes on
+    where it ends, and the last reaches back as far as it has room.
     """
-    head = int(np.flatnonzero(document == START_ID)[0]) + 1
-    room, size = length - head, len(document) - head
-    offset = np.maximum(np.minimum(np.arange(0, size, room), size - room), 0)
+    room, rest = length - head, size - head
+    offset = np.maximum(np.minimum(np.arange(0, rest, room), rest - room), 0)
     text = head + offset[:, None] + np.arange(room)
-    return np.concatenate([np.tile(np.arange(head), (len(offset), 1)), np.where(text < len(document), text, -1)], axis=1)
+    return np.concatenate([np.tile(np.arange(head), (len(offset), 1)), np.where(text < size, text, -1)], axis=1)
+
+
+def head_of(task: Task, document: Int[np.ndarray, " token"]) -> int:
+    """Returns how many tokens of a document stand in each of its windows: of a story its instruction and ``<start>``."""
+    return int(np.flatnonzero(document == START_ID)[0]) + 1 if task is STORIES else 0
 
 
 def window_corpus(task: Task, documents: Sequence[Int[np.ndarray, " _"]]) -> Corpus:
     """Returns the windows of documents (see ``window_places``), one sequence each, every document a group.
 
-    The text is asked for; the instruction and the ``<end>`` that fills up a last window are not. What the last window repeats of the one
-    before is asked for again.
+    The text is asked for; the instruction of a story, and what fills up a last window, are not: ``<end>`` for stories, and ``PADDING``,
+    which no network reads, for text in a model's own tokens. What the last window repeats of the one before is asked for again.
     """
     sequences, asked = [], []
     for document in documents:
-        places = window_places(document, task.length)
-        tokens, start = np.where(places < 0, END_ID, document[places]), int(np.flatnonzero(document == START_ID)[0])
-        tokens[places[:, start + 1] > start + 1, start] = MORE_ID
+        head = head_of(task, document)
+        places = window_places(len(document), head, task.length)
+        tokens = np.where(places < 0, END_ID if task is STORIES else PADDING, document[places])
+        if task is STORIES:
+            tokens[places[:, head] > head, head - 1] = MORE_ID
         sequences.append(tokens)
-        asked.append((places > start) & (tokens != END_ID))
+        asked.append((places >= head) & ((tokens != END_ID) | (task is not STORIES)))
     group = np.repeat(np.arange(len(documents)), [len(part) for part in sequences])
     return Corpus(*(torch.from_numpy(part) for part in (np.concatenate(sequences), np.concatenate(asked), group)))
 

@@ -156,7 +156,7 @@ def harvest_parts(
         sequences = corpus.rows(torch.arange(start, min(start + BATCH, end)))
         canvases = canvases_of(model, sequences, plan.canvases, plan.seed, start)
         rows, positions = drawn_places(canvases, plan.kinds, plan.most, plan.seed, model.facts.logit_shift)
-        sites = canvases.sites(rows, positions, model.task.mask_token_id)
+        sites = canvases.sites(rows, positions, model.task)
         yield Harvest(sites, activations_at(model, canvases.tokens, rows, positions, points, dtype=dtype))
 
 

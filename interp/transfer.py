@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from interp.harvest import Harvest, activations_at, harvest
 from interp.report import ModelEntry, ProbeEntry
 from interp.scoring import Asked, Penalties, Probes, Question, Said, entries, fit_readers, input_only, question_of
 from models.hookpoints import HookPoint
-from models.language_model import LanguageModel, wrap
+from models.language_model import LanguageModel
 from probes.align import ALIGNMENTS, Alignment
 from probes.controls import shuffle_labels
 from probes.linear import LinearProbe, fit_logistic
@@ -91,7 +91,7 @@ def shuffled_weights(model: LanguageModel, seed: int) -> LanguageModel:
         for parameter in module.parameters():
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return wrap(f"{model.name}-shuffled", module, model.facts)
+    return LanguageModel(f"{model.name}-shuffled", replace(model.network, module=module), model.task)
 
 
 def collect(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.architectures.base import Site
 from models.hookpoints import HookPoint
-from models.network import PADDING, Network
+from models.network import Network
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -187,7 +187,7 @@ class BridgeBackend:
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
         """See ``Backend.run``."""
         names, given = {str(point) for point in points}, self.arguments(tokens)
-        tokens = tokens.where(tokens != PADDING, 0)
+        tokens = self._network.inputs(tokens)["input_ids"]
 
         with self.bridge.hooks(fwd_hooks=[hook for point, edit in edits.items() for hook in self._fwd_hooks(point, edit)]):
             if not names:

@@ -18,6 +18,8 @@ from models.hookpoints import HookPoint
 
 PADDING = -1
 """Stands where a sample is not and a longer one is; no network ever reads it."""
+HIDDEN = -2
+"""Stands where a model of any vocabulary could not look; a masked one reads its mask token there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class Network:
         """
         there = tokens != PADDING
         ragged = not bool(there.all())
+        if self.facts.mask_token_id is not None:
+            tokens = tokens.masked_fill(tokens == HIDDEN, self.facts.mask_token_id)
         found: dict[str, Any] = {"input_ids": tokens.where(there, 0), **self._always}
         own = self.facts.attention in self.architecture.regimes and not (explicit and self.facts.attention != "causal")
         if ragged or self.architecture.first_position:  # or positions would be counted past tokens that look like padding

@@ -126,7 +126,7 @@ def test_what_is_no_model_is_refused(command: str, denoscope: Run, puzzles: Path
     refused(denoscope(command, tmp_path / "absent", *options), "absent", "does not exist", "bundled models")
     refused(denoscope(command, tmp_path, *options), "has no config.json")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    refused(denoscope(command, tmp_path, *options), "states no facts")
+    refused(denoscope(command, tmp_path, *options), "nowhere stated, which no family reads")
 
 
 def test_damaged_models_are_refused(denoscope: Run, twins: dict[str, Path], puzzles: Path, tmp_path: Path) -> None:

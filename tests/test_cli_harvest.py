@@ -42,7 +42,7 @@ def test_it_writes_a_harvest_and_goes_on_with_it(harvest: Run, twins: dict[str, 
 
 
 def test_points_are_asked_for_by_name_or_all_at_once(harvest: Run, twins: dict[str, Path], tmp_path: Path) -> None:
-    counts = {("all",): 8, ("blocks.1.hook_mlp_out", "hook_resid_post"): 3, ("hook_resid_post", "all"): 8}
+    counts = {("all",): 11, ("blocks.1.hook_mlp_out", "hook_resid_post"): 3, ("hook_resid_post", "all"): 11}
     for number, (names, count) in enumerate(counts.items()):
         options = [part for name in names for part in ("--points", name)]
         ended = harvest(twins["masked"], "--out", tmp_path / str(number), "--examples", 1, *options, "--json")

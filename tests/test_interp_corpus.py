@@ -26,7 +26,7 @@ def a_document(n_head: int, n_text: int, *, ends: bool = True) -> np.ndarray:
 @given(st.integers(0, 64), st.integers(1, 700), st.booleans())
 def test_windows_show_every_token_and_are_full_but_for_a_short_text(n_head: int, n_text: int, ends: bool) -> None:
     document = a_document(n_head, n_text, ends=ends)
-    places = window_places(document, 256)
+    places = window_places(len(document), n_head + 2, 256)
     assert set(places[places >= 0]) == set(range(len(document)))
     assert (places[:, : n_head + 2] == np.arange(n_head + 2)).all()
     assert len(places) == 1 or (places >= 0).all()
@@ -103,7 +103,7 @@ def test_the_splits_share_no_story(files: list[str]) -> None:
 def test_a_bad_limit_task_or_file_is_named(files: list[str], tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="the limit is 0; it must be at least 1 story"):
         text_corpus(STORIES, files, limit=0)
-    with pytest.raises(TaskError, match="'sudoku' is no running text"):
+    with pytest.raises(TaskError, match="'sudoku' has no files of stories"):
         text_corpus(SUDOKU, files)
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(FileError, match="holds no story"):

@@ -32,7 +32,7 @@ def planted(seed: int, n: int = 60, *, turn: torch.Tensor | None = None, shift: 
     rows, positions = torch.nonzero(canvases.tokens == MASK_ID, as_tuple=True)
     kept = torch.randperm(len(rows), generator=generator)[:1500]
     rows, positions = rows[kept], positions[kept]
-    sites = canvases.sites(rows, positions, MASK_ID)
+    sites = canvases.sites(rows, positions, SUDOKU)
     activations = 0.3 * torch.randn(len(rows), D_MODEL, generator=generator)
     activations[:, :9] += labels_of(CONCEPT, sites).float()
     moved = (activations if turn is None else activations @ turn) + shift

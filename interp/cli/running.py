@@ -15,12 +15,12 @@ from interp.cli.decoding import Policy, Seed, Settings, Steps, decoding_of
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
 
-Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them) or a model folder.")]
-TaskName = Annotated[str, typer.Option(help="The task the model was trained on.")]
+Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them), a folder, a hub id, or the TOML file of one.")]
+TaskName = Annotated[str | None, typer.Option(help="Refuse a model of any other task than this.")]
 
 
-def model_for(model: str, task: str) -> LanguageModel:
-    """Returns a model, if it is one of the task.
+def model_for(model: str, task: str | None) -> LanguageModel:
+    """Returns a model, if it is one of the task, where one is named.
 
     Raises:
         OutputError: On an unknown task.
@@ -28,11 +28,12 @@ def model_for(model: str, task: str) -> LanguageModel:
     """
     from models.load import ModelError, load
     from models.tasks import TASKS
+    from models.tasks.text import Text
 
-    if task not in TASKS:
-        raise OutputError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+    if task not in (None, *TASKS, Text.name):
+        raise OutputError(f"unknown task {task!r}; choose from {', '.join((*TASKS, Text.name))}")
     loaded = load(model)
-    if loaded.facts.task != task:
+    if task is not None and loaded.facts.task != task:
         raise ModelError(f"{model} was trained on the task {loaded.facts.task!r}, not {task!r}")
     return loaded
 
@@ -62,7 +63,7 @@ def demo(
 def evaluate(
     model: Model,
     puzzles: Annotated[Path, typer.Option(help="File of puzzles: 81 characters a line, or a quizzes,solutions CSV.")],
-    task: TaskName = "sudoku",
+    task: TaskName = None,
     policy: Policy = "low_confidence",
     settings: Settings = None,
     steps: Steps = None,
@@ -115,7 +116,7 @@ def trace(
         str | None, typer.Option(help="A puzzle (81 characters, 0 or . where empty), or text; [MASK:n] is n tokens to write.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of puzzles, or of texts, one a line: all in one trajectory.")] = None,
-    task: TaskName = "sudoku",
+    task: TaskName = None,
     policy: Policy = "low_confidence",
     settings: Settings = None,
     steps: Steps = None,

@@ -90,7 +90,7 @@ STEPS = {"sudoku": 12, "stories": 32}
 def faithfulness(
     model: Model,
     target: Annotated[Path, typer.Option("--out", help="Folder for faithfulness.json and index.html.")],
-    task: TaskName = "sudoku",
+    task: TaskName = None,
     n: Annotated[int, typer.Option(min=4, help="Boards or prompts.")] = 100,
     test: Annotated[list[str] | None, typer.Option(help="Only this test; repeat it. Default: all.")] = None,
     prompts: Annotated[
@@ -114,8 +114,8 @@ def faithfulness(
 
     Example: `denoscope faithfulness sudoku-diffusion --task sudoku --n 100 --out runs/faithful`
     """
-    decoding = decoding_of(policy, settings, steps=STEPS.get(task) if steps is None else steps, seed=seed)
     loaded = model_for(model, task)
+    decoding = decoding_of(policy, settings, steps=STEPS.get(loaded.facts.task) if steps is None else steps, seed=seed)
     if loaded.facts.objective != "masked":
         raise OutputError(f"{loaded.name} is a {loaded.facts.objective} model; runs of a masked one are tested")
     with whole_folder(target, "faithfulness.json") as folder:
@@ -129,7 +129,7 @@ def faithfulness(
             from models.denoise import denoise
 
             names = check_tests(test)
-            puzzles, tokens = _material(loaded, prompts, n, ar or CAUSAL[task], seed)
+            puzzles, tokens = _material(loaded, prompts, n, ar or CAUSAL.get(loaded.facts.task), seed)
             found = readers_for(loaded, readers, ar, seed=seed, tell=tell) if puzzles is not None else None
             run = denoise(loaded, tokens, decoding, on_step=lambda done, left: tell("write", done, done + left))
             report = run_battery(Case(loaded, run, puzzles, found, seed), names, Clock(tell))
@@ -144,7 +144,7 @@ def faithfulness(
     out.print(f"{report.seconds['total']:.0f} s; open {target / 'index.html'}")
 
 
-def _material(model: LanguageModel, path: Path | None, n: int, ar: str, seed: int) -> tuple[Puzzles | None, torch.Tensor]:
+def _material(model: LanguageModel, path: Path | None, n: int, ar: str | None, seed: int) -> tuple[Puzzles | None, torch.Tensor]:
     """Returns puzzles, where the task has them, and the prompts."""
     from interp.boards import mixed_boards
     from interp.reading.stories import sampled_texts, story_prompts
@@ -159,4 +159,6 @@ def _material(model: LanguageModel, path: Path | None, n: int, ar: str, seed: in
         return puzzles, model.task.prompt(puzzles)
     if path is not None:
         return None, model.task.prompt(model.task.read(path, n))
+    if ar is None:
+        raise OutputError(f"{model.name} writes text of its own tokens: give --prompts, a file of prompts with [MASK:n]")
     return None, story_prompts(sampled_texts(load(ar), 2 * n, seed), "genre and title")[:n]

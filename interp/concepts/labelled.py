@@ -14,13 +14,14 @@ from jaxtyping import Bool, Int
 from interp.concepts import CONCEPTS
 from interp.concepts.base import Concept, ConceptError, Sites
 from interp.concepts.sudoku import board_tokens
-from interp.corpus import Corpus, puzzle_corpus, window_corpus, window_places
+from interp.corpus import Corpus, head_of, puzzle_corpus, window_corpus, window_places
 from models.tasks.base import PuzzleTask, Task
 from models.tasks.stories.corpus import END, START
 from models.tasks.stories.task import END_ID, LONGEST_INSTRUCTION, START_ID, STORIES, STORY_ID
 from models.tasks.sudoku.board import PuzzleError, parse_board
 from models.tasks.sudoku.generator import Puzzles
 from models.tasks.sudoku.solver import solve
+from models.tasks.text import Text
 
 MOST_CLASSES = 20
 """A column of more different values is no label."""
@@ -107,9 +108,17 @@ class _Document:
     """A text as tokens."""
 
     tokens: Int[np.ndarray, " token"]
-    """Instruction, ``<start>``, text, ``<end>``."""
+    """Instruction, ``<start>``, text, ``<end>``; or the text alone, in a model's own tokens."""
     spans: Int[np.ndarray, "token 2"]
     """The first character of each token that is no space, in the text as given, and the one after its last; empty for special ones."""
+
+
+def _in_own_tokens(line: _Line, task: Text) -> _Document:
+    """Returns a text in the tokens of a model's own tokenizer, and none that it would put around it."""
+    given = _content(line, "text")
+    found = task.tokenizer(given, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [(end - len(given[start:end].lstrip()), end) for start, end in found["offset_mapping"]]
+    return _Document(np.array(found["input_ids"]), np.array(spans))
 
 
 def _tokenized(line: _Line) -> _Document:
@@ -149,7 +158,7 @@ def _corpus(lines: list[_Line], task: Task) -> tuple[Corpus, list[_Document]]:
         puzzles = [_puzzle(line) for line in lines]
         whole = Puzzles(np.concatenate([one.givens for one in puzzles]), np.concatenate([one.solutions for one in puzzles]))
         return puzzle_corpus(task, whole), []
-    documents = [_tokenized(line) for line in lines]
+    documents = [_in_own_tokens(line, task) if isinstance(task, Text) else _tokenized(line) for line in lines]
     return window_corpus(task, [one.tokens for one in documents]), documents
 
 
@@ -227,7 +236,7 @@ def _span_concept(lines: list[_Line], source: Path, corpus: Corpus, documents: l
         marked = np.zeros((len(first) + 1, len(heads)), dtype=bool)  # the row after the last token is of what shows no token
         for start, end, label in here:
             marked[:-1, heads.index(label)] |= (first < end) & (start < last)
-        values.append(marked[window_places(document.tokens, task.length)])
+        values.append(marked[window_places(len(document.tokens), head_of(task, document.tokens), task.length)])
     labels = _looked_up(corpus, str(source), np.concatenate(values))
     return Concept("spans", task.name, heads, labels, f"the spans of {source.name}: which hold a sign of the token")
 

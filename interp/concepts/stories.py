@@ -157,25 +157,41 @@ def _buckets(own: int, shared: int) -> Int[np.ndarray, " vocab"]:
     return bucket
 
 
+def _hashed(own: int, shared: int) -> Callable[[Int[np.ndarray, "*place"]], Int[np.ndarray, "*place"]]:
+    """Returns the bucket of tokens of any vocabulary: what is hidden and what is absent their own, the others shared."""
+    return lambda tokens: np.where(tokens < 0, -1 - np.minimum(tokens, -1), 2 + tokens % (own + shared - 2))
+
+
 def text_tokens(sites: Sites) -> Float[np.ndarray, "row feature"]:
-    """Returns what a reader of a text without any network is given: a bag of visible tokens, those nearby, and the site's place.
+    """Returns what a reader of a story without any network is given: a bag of visible tokens, those nearby, and the site's place.
 
     The bag holds log(1 + count) of each bucket over the window, the mask token's included; the tokens at offsets -3 to 3 are one-hot, all
     0 outside the window; the place is one of ``PLACE_BINS`` bins of the window. What the model has not yet written is seen as masks.
     """
+    return _bag(sites, lambda own, shared: _buckets(own, shared).__getitem__)
+
+
+def hashed_tokens(sites: Sites) -> Float[np.ndarray, "row feature"]:
+    """Returns what ``text_tokens`` does, of text in any vocabulary: tokens fall into buckets by their number."""
+    return _bag(sites, _hashed)
+
+
+def _bag(
+    sites: Sites, buckets: Callable[[int, int], Callable[[Int[np.ndarray, "*place"]], Int[np.ndarray, "*place"]]]
+) -> Float[np.ndarray, "row feature"]:
     seen, position = sites.seen.numpy(), sites.position.numpy()
     n, length = seen.shape
     n_bag, n_near = OWN_BUCKETS + SHARED_BUCKETS, OWN_NEAR + SHARED_NEAR
     n_lexical = n_bag + len(NEAR) * n_near
     features = np.zeros((n, n_lexical + PLACE_BINS), dtype=np.float32)
-    bucket, weight = _buckets(OWN_BUCKETS, SHARED_BUCKETS), np.log1p(np.arange(length + 1)).astype(np.float32)
+    bucket, weight = buckets(OWN_BUCKETS, SHARED_BUCKETS), np.log1p(np.arange(length + 1)).astype(np.float32)
     for start in range(0, n, _CHUNK):
-        part = bucket[seen[start : start + _CHUNK]]
+        part = bucket(seen[start : start + _CHUNK])
         flat = part + np.arange(len(part))[:, None] * n_bag
         features[start : start + _CHUNK, :n_bag] = weight[np.bincount(flat.ravel(), minlength=len(part) * n_bag)].reshape(-1, n_bag)
     places = position[:, None] + np.array(NEAR)
     rows, offsets = np.nonzero((places >= 0) & (places < length))
-    near = _buckets(OWN_NEAR, SHARED_NEAR)[seen[rows, places[rows, offsets]]]
+    near = buckets(OWN_NEAR, SHARED_NEAR)(seen[rows, places[rows, offsets]])
     features[rows, n_bag + offsets * n_near + near] = 1
     features[np.arange(n), n_lexical + position * PLACE_BINS // length] = 1
     return features

@@ -76,7 +76,7 @@ def _board(harvest: Harvest, row: int) -> tuple[list[str], list[str], str]:
 
 def _text(model: LanguageModel, harvest: Harvest, row: int, window: slice) -> tuple[list[str], list[str], str]:
     """Returns the visible text of a window, the true one, and a letter a token."""
-    hidden = (harvest.sites.seen[row] == model.task.mask_token_id).tolist()[window]
+    hidden = (harvest.sites.seen[row] == model.task.hidden_token_id).tolist()[window]
     seen, truth = _spelled(model, harvest.sites.seen[row, window]), _spelled(model, harvest.sites.truth[row, window])
     return ["" if gone else word for gone, word in zip(hidden, seen, strict=True)], truth, "".join("wm"[gone] for gone in hidden)
 

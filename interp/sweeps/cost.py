@@ -110,7 +110,7 @@ def _sites(sweep: Sweep, corpus: Corpus, canvas_seed: int, seed: int) -> Sites:
     plan = Plan(config.canvases.source(model, canvas_seed), config.position_kinds, config.sites_per_canvas, seed)
     canvases = canvases_of(model, corpus, plan.canvases, plan.seed)
     places = drawn_places(canvases, plan.kinds, plan.most, plan.seed, model.facts.logit_shift)
-    return canvases.sites(*places, model.task.mask_token_id)
+    return canvases.sites(*places, model.task)
 
 
 def _seconds_a_value() -> float:

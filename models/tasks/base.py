@@ -58,6 +58,8 @@ class Task(Protocol):
 
     name: str
     mask_token_id: int
+    hidden_token_id: int
+    """What stands where a model could not look, masked or still to come, so that both twins' views are told alike."""
     length: int
     """Positions of a sequence."""
 

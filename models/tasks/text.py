@@ -25,6 +25,8 @@ class Text:
     """Running text (see ``models.tasks.base.TextTask``): prompts, and nothing to learn from; sequences have the length of their text."""
 
     name: str = "text"
+    hidden_token_id: int = -2
+    """See ``models.network.HIDDEN``."""
     length: int = 256
     """Positions of a window that a longer text is cut into."""
 

@@ -40,6 +40,7 @@ class Stories:
 
     name: str = "stories"
     mask_token_id: int = MASK_ID
+    hidden_token_id: int = MASK_ID
     length: int = 256
 
     @cached_property

@@ -75,6 +75,7 @@ class Sudoku:
     name: str = "sudoku"
     vocabulary: tuple[str, ...] = (*"0123456789", "[SEP]", "[MASK]")
     mask_token_id: int = MASK_ID
+    hidden_token_id: int = MASK_ID
     levels: tuple[str, ...] = RUNGS
     length: int = 2 * N_CELLS + 1
     target: slice = SOLUTION
