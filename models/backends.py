@@ -119,7 +119,7 @@ class HooksBackend:
         found: dict[HookPoint, Tensor] = {}
 
         def look(point: HookPoint, activation: Tensor) -> None:
-            found[point] = activation[rows, positions]
+            found[point] = activation[rows.to(activation.device), positions.to(activation.device)]  # layers may be spread over devices
             if len(found) == len(wanted) and not edits:  # an edit further on must be reached
                 raise _EnoughError
 

@@ -87,7 +87,7 @@ class LanguageModel:
         digest = hashlib.sha256(repr(self.facts).encode())
         for name, value in self.module.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"{self.facts.task}-{self.facts.objective}:{digest.hexdigest()[:16]}"
 
     def _proved(self, name: str) -> Backend:

@@ -15,6 +15,7 @@ from models.chance import CallNoise, drawn
 from models.decoding import Decoding
 from models.denoise import score
 from models.language_model import LanguageModel
+from models.network import PADDING
 from models.prompt import PromptError, check_tokens, identities, padded
 from models.recorder import Recorder
 from models.trajectory import Trajectory
@@ -58,11 +59,11 @@ def write_left_to_right(
         raise PromptError(f"{model.name} is a masked model; it is denoised, not written left to right (policy `sequential` does so)")
     check_heeded(model, how)
     tokens = padded(tokens)
-    check_tokens(model, tokens)
-    if (tokens < 0).any():
+    unwritten = tokens == model.task.mask_token_id
+    check_tokens(model, tokens.masked_fill(unwritten, 0))
+    if (tokens == PADDING).any():
         raise PromptError("the samples differ in length; a causal model is given samples of one length")
     ids = identities(sample_ids, len(tokens))
-    unwritten = tokens == model.task.mask_token_id
     if unwritten[:, 0].any():
         raise PromptError(f"the first position is to be written, and {model.name} predicts a token from those before it")
     canvas, mask = tokens.clone().to(model.device), model.task.mask_token_id
@@ -72,7 +73,9 @@ def write_left_to_right(
     for done, position in enumerate(positions, start=1):
         out = model.module(input_ids=canvas[:, read:position], past_key_values=cache, use_cache=True)
         cache, read = out.past_key_values, position
-        logits = out.logits[:, -1:].float().index_fill(-1, torch.tensor([mask], device=model.device), -torch.inf)
+        logits = out.logits[:, -1:].float()
+        if mask >= 0:
+            logits = logits.index_fill(-1, torch.tensor([mask], device=model.device), -torch.inf)
         uniform = None
         if how.temperature:
             uniform = CallNoise(how.seed, ids, position, logits.device).for_tokens(range(len(canvas)), *logits.shape[1:])

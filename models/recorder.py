@@ -15,6 +15,7 @@ from torch import Tensor
 from models.backends import Edit
 from models.hookpoints import HookPoint
 from models.language_model import LanguageModel
+from models.network import PADDING
 from models.numerals import whole, wholes
 from models.trajectory import State, Trajectory
 from models.trajectory_store import CHANNEL, CLOCKS, FORMAT_VERSION, SPOKEN, TrajectoryError, TrajectoryStream
@@ -164,7 +165,7 @@ class Recorder:
         self._changed = np.zeros(writable.shape, bool)
         self._since = np.zeros(writable.shape, np.int32)
         self._calls = np.zeros(len(initial), np.int32)
-        self._blank = np.where(initial < 0, State.PADDING, State.PROMPT).astype(np.uint8)
+        self._blank = np.where(initial == PADDING, State.PADDING, State.PROMPT).astype(np.uint8)
         self._clocks: Mapping[str, np.ndarray] = {name: np.zeros(len(initial), np.int32) for name in CLOCKS}
         nowhere = np.full(initial.shape, np.nan, np.float32)
         self._keep(self._clocks, {"proposal": np.full(initial.shape, -1, np.int32), **dict.fromkeys(SPOKEN, nowhere)})

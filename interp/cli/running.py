@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from models.language_model import LanguageModel
 
 Model = Annotated[str, typer.Argument(help="A bundled name (`denoscope models` lists them), a folder, a hub id, or the TOML file of one.")]
+Chat = Annotated[
+    int | None, typer.Option(min=1, help="Ask --prompt by the tokenizer's chat template, with so many tokens left for the answer.")
+]
 TaskName = Annotated[str | None, typer.Option(help="Refuse a model of any other task than this.")]
 
 
@@ -108,6 +111,16 @@ def evaluate(
     out.print(table)
 
 
+def _check_prompts(prompt: str | None, prompts: Path | None, limit: int | None, chat: int | None) -> None:
+    """Raises OutputError on options that do not go together."""
+    if (prompt is None) == (prompts is None):
+        raise OutputError("give either --prompt or --prompts, and not both")
+    if prompt is not None and limit is not None:
+        raise OutputError("--limit is for the prompts of a file (--prompts); --prompt is one")
+    if prompts is not None and chat is not None:
+        raise OutputError("--chat asks one --prompt; a file of prompts holds them as they are")
+
+
 @app.command()
 def trace(
     model: Model,
@@ -116,6 +129,7 @@ def trace(
         str | None, typer.Option(help="A puzzle (81 characters, 0 or . where empty), or text; [MASK:n] is n tokens to write.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of puzzles, or of texts, one a line: all in one trajectory.")] = None,
+    chat: Chat = None,
     task: TaskName = None,
     policy: Policy = "low_confidence",
     settings: Settings = None,
@@ -133,17 +147,14 @@ def trace(
     from models.denoise import denoise
     from models.left_to_right import write_left_to_right
     from models.recorder import Record
-    from models.tasks import PuzzleTask, text_task
+    from models.tasks import PuzzleTask, asked, text_task
     from models.trajectory_store import check_free
 
     check_free(target)
-    if (prompt is None) == (prompts is None):
-        raise OutputError("give either --prompt or --prompts, and not both")
-    if prompt is not None and limit is not None:
-        raise OutputError("--limit is for the prompts of a file (--prompts); --prompt is one")
+    _check_prompts(prompt, prompts, limit, chat)
     decoding = decoding_of(policy, settings, steps=steps, seed=seed)
     loaded = model_for(model, task)
-    examples = loaded.task.parse(prompt or "") if prompts is None else loaded.task.read(prompts, limit)
+    examples = loaded.task.parse(asked(loaded.task, prompt or "", chat)) if prompts is None else loaded.task.read(prompts, limit)
     tokens = loaded.task.prompt(examples)
     with progress_bars() as tell:
 

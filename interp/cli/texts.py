@@ -10,13 +10,14 @@ from rich.table import Table
 
 from interp.cli.app import GREATEST_SEED, app, out, print_json, progress_bars
 from interp.cli.decoding import Policy, Settings, Steps, decoding_of
-from interp.cli.running import Model
+from interp.cli.running import Chat, Model
 
 
 @app.command()
 def write(
     model: Model,
     prompt: Annotated[str, typer.Option(help="Text to go on from, or with [MASK:n] where n tokens are missing.")] = "",
+    chat: Chat = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many texts.")] = 1,
     temperature: Annotated[float, typer.Option(help="0 writes the most probable token.")] = 0.8,
     policy: Policy = "random",
@@ -30,13 +31,13 @@ def write(
     Example: `denoscope write stories-diffusion --n 2 --prompt "Write a bedtime story called \`The Lost Star\`.<start>"`
     """
     from models.load import load
-    from models.tasks import text_task
+    from models.tasks import asked, text_task
     from models.writing import write as run
 
     decoding = decoding_of(policy, [f"temperature={temperature}", *(settings or ())], steps=steps, seed=seed)
     loaded = load(model)
     task = text_task(loaded.task)
-    prompts = task.prompt(task.parse(prompt)).repeat(n, 1)
+    prompts = task.prompt(task.parse(asked(task, prompt, chat))).repeat(n, 1)
     with progress_bars() as tell:
         written = run(loaded, prompts, decoding, on_step=lambda done, left: tell("tokens", done, done + left))
     texts = task.decode(written)

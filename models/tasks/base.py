@@ -137,6 +137,15 @@ class TextTask(Task, Protocol):
 
 
 @runtime_checkable
+class ChatTask(TextTask, Protocol):
+    """Running text in the tokens of a model that may have been taught to answer."""
+
+    def chat(self, message: str, blanks: int) -> str:
+        """Returns a prompt that asks a message by the tokenizer's own chat template, with so many tokens left to write."""
+        ...
+
+
+@runtime_checkable
 class CorpusTask(TextTask, TrainableTask, Protocol):
     """A task of running text with files to learn from, part of which is held out."""
 
@@ -177,6 +186,15 @@ def text_task(task: Task) -> TextTask:
     if not isinstance(task, TextTask):
         raise TaskError(f"the task {task.name!r} is no running text (stories are); for puzzles see `generate` and `evaluate`")
     return task
+
+
+def asked(task: Task, prompt: str, chat: int | None) -> str:
+    """Returns a prompt as it is, or asked by the chat template with so many tokens left to write; raises TaskError without one."""
+    if chat is None:
+        return prompt
+    if not isinstance(task, ChatTask):
+        raise TaskError(f"the task {task.name!r} has no chat template; models of other people may (see `denoscope models`)")
+    return task.chat(prompt, chat)
 
 
 def corpus_task(task: Task) -> CorpusTask:

@@ -31,9 +31,9 @@ class Text:
     """Positions of a window that a longer text is cut into."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None, size: int, mask_token_id: int | None) -> None:
-        """Takes the tokenizer (None where there is none), how many tokens the network scores, and the mask token; -1 stands for none."""
+        """Takes the tokenizer (None where there is none), how many tokens the network scores, and the mask token, if it has one."""
         self._tokenizer, self._size = tokenizer, size
-        self.mask_token_id: int = -1 if mask_token_id is None else mask_token_id
+        self.mask_token_id: int = self.hidden_token_id if mask_token_id is None else mask_token_id
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
