@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from models.architectures.base import Architecture, Site
 from models.facts import ModelFacts
@@ -47,6 +48,8 @@ class Card(BaseModel):
     """A name in ``models.families.FAMILIES``, where the configuration alone does not tell it."""
     dtype: DType | None = None
     """Of the weights; None is float32 for models made here, and what the checkpoint says for others."""
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Where to put the weights, unless whoever opens it says otherwise; ``auto`` spreads them over what there is."""
     quantise: Literal["8bit", "4bit"] | None = None
     """By bitsandbytes, on a GPU."""
     trust_remote_code: bool = False
@@ -58,8 +61,20 @@ class Card(BaseModel):
 
     @property
     def stated(self) -> ModelFacts | None:
-        """The facts that the card states, whole."""
-        return None if self.facts is None else ModelFacts(**{"mask_token_id": None, "task": "text", **self.facts})
+        """The facts that the card states, whole; raises CardError where it leaves out some."""
+        if self.facts is None:
+            return None
+        if lacking := [name for name in ("objective", "attention", "logit_shift") if name not in self.facts]:
+            raise CardError(f"{self.model}: its [facts] lack {', '.join(lacking)}, which must be stated of a model of no known family")
+        return ModelFacts(**{"mask_token_id": None, "task": "text", **self.facts})
+
+    @field_validator("facts")
+    @classmethod
+    def _known(cls, facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        names = [field.name for field in fields(ModelFacts)]
+        if unknown := [name for name in facts or () if name not in names]:
+            raise ValueError(f"{unknown[0]!r} is no fact; choose from {', '.join(names)}")
+        return facts
 
 
 def read_card(path: Path) -> Card:
@@ -72,7 +87,7 @@ def read_card(path: Path) -> Card:
         card = Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         beside = path.parent / card.model
         card = card.model_copy(update={"model": str(beside)}) if (beside / "config.json").is_file() else card
-        if card.stated is not None and card.layout is not None:
+        if card.layout is not None and card.stated is not None:
             described(card.layout)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path} is no TOML: {error}") from None
@@ -101,8 +116,8 @@ def described(layout: Layout) -> Architecture:
         import transformers
 
         found = getattr(transformers, layout.opened_by, None)
-        if found is None:
-            raise CardError(f"opened_by is {layout.opened_by!r}; it must be a class of the transformers library")
+        if not hasattr(found, "from_pretrained"):
+            raise CardError(f"opened_by is {layout.opened_by!r}; it must be a class of the transformers library that opens models")
         return found
 
     def build(**_: object) -> Any:

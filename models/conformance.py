@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.backends import BACKENDS, BackendError
-from models.checks import Check, check_backend, check_network, check_ragged, probe_tokens
+from models.backends import BACKENDS
+from models.checks import Check, ModelCheckError, check_backend, check_network, check_ragged, probe_tokens
 from models.denoise import denoise
-from models.hookpoints import HookPoint, HookPointError, resid_post
+from models.hookpoints import HookPoint, resid_post
 from models.recorder import Channel, Record
 from models.tasks import PuzzleTask, TaskError, text_task
 from models.trajectory import Trajectory
@@ -95,6 +96,19 @@ def _denoising(model: LanguageModel, policy: str) -> Check:
     return Check(name, left == 0 and same, float(left), "every mask must be written, and the trace come back the same", "report it")
 
 
+def _backend_checks(model: LanguageModel, name: str) -> tuple[Check, ...]:
+    """Returns the checks of a backend at each of its points, or the one that it cannot be made or run, and why."""
+    points: list[HookPoint] = [*model.plain_points]
+    if name == "bridge":
+        points = [*points, *(HookPoint(layer, "attn.hook_pattern") for layer in range(model.n_layers))]
+    try:
+        backend = BACKENDS[name](model.network)
+        return check_backend(model, backend, [point for point in points if point in backend.hook_points])
+    except Exception as error:  # whatever a library raises on a site that is none
+        why = " ".join(str(error).split())[:200]
+        return (Check(f"{name} can be made", False, 0.0, why, "correct the sites or the bridge of its architecture"),)
+
+
 def conformance(model: LanguageModel, on_check: Callable[[Check], None] = lambda check: None) -> list[Check]:
     """Returns every check of a model, passed or not, told one by one: network, each backend at each of its points, batches, runs."""
     found: list[Check] = []
@@ -105,20 +119,14 @@ def conformance(model: LanguageModel, on_check: Callable[[Check], None] = lambda
             on_check(check)
 
     tell(check_network(model))
-    tell((check_shift(model),))
-    for name, make in BACKENDS.items():
-        if name == "bridge" and model.network.architecture.bridge is None:
-            continue
-        try:
-            backend = make(model.network)
-            points: list[HookPoint] = [*model.plain_points]
-            if name == "bridge":
-                points = [*points, *(HookPoint(layer, "attn.hook_pattern") for layer in range(model.n_layers))]
-            tell(check_backend(model, backend, [point for point in points if point in backend.hook_points]))
-        except (BackendError, HookPointError, RuntimeError, KeyError, AttributeError) as error:
-            why = " ".join(str(error).split())[:200]
-            tell((Check(f"{name} can be made", False, 0.0, why, "correct the sites or the bridge of its architecture"),))
+    inside = found[1].passed
+    if inside:
+        tell((check_shift(model),))
+    for name in BACKENDS:
+        if name != "bridge" or model.network.architecture.bridge is not None:
+            tell(_backend_checks(model, name))
     tell(check_ragged(model))
-    if model.facts.objective == "masked" and found[1].passed:
-        tell(tuple(_denoising(model, policy) for policy in ("low_confidence", "random")))
+    if model.facts.objective == "masked" and inside:
+        with suppress(ModelCheckError):  # what it names has been told
+            tell(tuple(_denoising(model, policy) for policy in ("low_confidence", "random")))
     return found

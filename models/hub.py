@@ -54,6 +54,6 @@ def _fetched(repository: str, revision: str | None, wanted: list[str]) -> Path:
         why = f"it has no revision {revision!r}: give a branch, a tag or a whole commit hash"
     except hub.LocalEntryNotFoundError:
         why = "it is not among the files fetched before, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
-    except (hub.HfHubHTTPError, OSError) as error:
+    except (hub.HfHubHTTPError, hub.HFValidationError, OSError) as error:
         why = " ".join(str(error).split())[:200]
     raise ModelError(f"{repository!r} is no folder, and cannot be had from the hub: {why}; bundled models: {', '.join(bundled_names())}")

@@ -46,29 +46,30 @@ def _loading(card: Card, found: Opening, device: str | torch.device) -> dict[str
     return wanted
 
 
-def open_network(card: Card, device: str | torch.device = "cpu") -> tuple[Network, Task]:
-    """Returns a network in evaluation mode with its facts, and the task that it speaks.
+def open_network(card: Card, device: str | torch.device | None = None) -> tuple[Network, Task]:
+    """Returns a network in evaluation mode with its facts, and the task that it speaks; no device is the card's.
 
     Raises:
         ModelError: Where it is missing, of no known family, or its weights do not fit its configuration or the memory.
     """
+    device = device or card.device
     found = opening(card)
-    wanted = _loading(card, found, device)
+    wanted, kind = _loading(card, found, device), found.architecture.network()
     try:
         with silent_transformers():
-            opened: tuple[PreTrainedModel, dict[str, Any]] = found.architecture.network().from_pretrained(found.folder, **wanted)  # type: ignore[assignment]
+            opened: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(found.folder, **wanted)  # type: ignore[assignment]
+        if "device_map" not in wanted:
+            nn.Module.to(opened[0], device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{card.model} does not fit into the memory of {device}: {_first_line(error)}; {_smaller(card)}") from None
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights in {found.folder} cannot be loaded: {' '.join(str(error).split())}") from None
     module, report = opened
     for key, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
-        names = sorted(report[key])
+        names = sorted(name for name in report[key] if not name.startswith(found.unread))
         if names:
             rule = "of its configuration" if what == "lack" else "that its configuration has no place for"
             raise ModelError(f"the weights in {found.folder} {what} {len(names)} tensors {rule}, {names[0]} among them")
-    if "device_map" not in wanted:
-        nn.Module.to(module, device)
     text = Text(found.tokenizer, int(module.config.vocab_size), found.facts.mask_token_id)
     task: Task = text if found.facts.task == Text.name else TASKS[found.facts.task]
     return Network(module.eval(), found.facts, found.architecture), task
@@ -94,7 +95,7 @@ def bare_module(name: str | Path, device: str | torch.device = "cpu") -> tuple[P
     return network.module, network.facts
 
 
-def load(name: str | Path | Card, device: str | torch.device = "cpu", backend: str | None = None, **settings: Any) -> LanguageModel:
+def load(name: str | Path | Card, device: str | torch.device | None = None, backend: str | None = None, **settings: Any) -> LanguageModel:
     """Returns a model, proved to be what its facts say.
 
     Example:
@@ -103,7 +104,7 @@ def load(name: str | Path | Card, device: str | torch.device = "cpu", backend: s
 
     Args:
         name: A bundled name, a folder, a hub id, or a card (or the ``.toml`` file of one) that says more.
-        device: Where to put the weights; ``auto`` spreads them over what there is.
+        device: Where to put the weights; ``auto`` spreads them over what there is, and None is where the card says, or else the CPU.
         backend: What alone names and edits activations, one of ``models.backends.BACKENDS``; None is plain hooks where these have all
             points of a forward pass, and a TransformerLens bridge where not.
         settings: Of the card: ``revision``, ``dtype``, ``quantise``, ``family``, ``trust_remote_code``, ``facts``, ``layout``.
@@ -118,7 +119,9 @@ def load(name: str | Path | Card, device: str | torch.device = "cpu", backend: s
     return model
 
 
-def unproved(name: str | Path | Card, device: str | torch.device = "cpu", backend: str | None = None, **settings: Any) -> LanguageModel:
+def unproved(
+    name: str | Path | Card, device: str | torch.device | None = None, backend: str | None = None, **settings: Any
+) -> LanguageModel:
     """Returns a model as ``load`` does, of which nothing is proved: for what tells whether it can be."""
     card = _changed(card_of(name), settings)
     try:

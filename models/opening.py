@@ -42,6 +42,8 @@ class Opening:
     key_mapping: Mapping[str, str]
     tokenizer: PreTrainedTokenizerBase | None
     """Of a model whose task is ``text``."""
+    unread: tuple[str, ...] = ()
+    """How the names of tensors begin that its checkpoint holds and its network has no place for."""
 
 
 def card_of(name: str | Path | Card) -> Card:
@@ -107,13 +109,18 @@ def family_of(raw: Mapping[str, Any], name: str | None, what: str) -> Family:
     for family in FAMILIES.values():
         if any(one in family.reads for one in classes):
             return family
-    runs = ", ".join(str(code) for code in (raw.get("auto_map") or {}).values())
+    runs = _own_code(raw)
     raise ModelError(
         f"{what} is of the architecture {', '.join(map(str, classes)) or 'nowhere stated'}, which no family reads "
         f"({', '.join(FAMILIES)}); name the family it is like, or describe it in a TOML file with model, [facts] and [layout] (see "
         "`denoscope models --example`) and give that file as the model"
         + (f"; it brings code of its own ({runs}), which runs with trust_remote_code = true alone" if runs else "")
     )
+
+
+def _own_code(raw: Mapping[str, Any]) -> str:
+    """Returns the names of the classes beside the weights that a configuration would have run, in one line."""
+    return ", ".join(str(code) for code in (raw.get("auto_map") or {}).values())
 
 
 def _embedding_rows(folder: Path) -> int | None:
@@ -136,9 +143,10 @@ def _tokenizer(folder: Path, family: Family | None, *, trusted: bool) -> PreTrai
     import transformers
 
     kind = transformers.AutoTokenizer if family is None or family.tokenizer is None else getattr(transformers, family.tokenizer)
+    given = {} if _raw(folder).get("model_type") in transformers.CONFIG_MAPPING else {"config": PreTrainedConfig()}  # or it would be read
     try:
         with silent_transformers():
-            found: PreTrainedTokenizerBase = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+            found: PreTrainedTokenizerBase = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted, **given)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     return found
@@ -179,13 +187,17 @@ def opening(card: Card) -> Opening:
     if card.layout is not None:
         if card.stated is None:
             raise CardError(f"{card.model}: a card with a [layout] needs [facts]: objective, attention, logit_shift and mask_token_id")
+        if (runs := _own_code(raw)) and not card.trust_remote_code:
+            raise ModelError(
+                f"{card.model} brings code of its own ({runs}), which runs with trust_remote_code = true alone; it is in {folder}"
+            )
         return Opening(
             folder, False, card.stated, described(card.layout), None, {}, _tokenizer(folder, None, trusted=card.trust_remote_code)
         )
     family = family_of(raw, card.family, card.model)
     raw["embedding_rows"] = _embedding_rows(folder)
     tokenizer = _tokenizer(folder, family, trusted=card.trust_remote_code)
-    return Opening(folder, False, *_of_family(family, card, raw, tokenizer, folder), family.key_mapping, tokenizer)
+    return Opening(folder, False, *_of_family(family, card, raw, tokenizer, folder), family.key_mapping, tokenizer, family.unread)
 
 
 def _native(family: Family, raw: Mapping[str, Any], folder: Path) -> tuple[Architecture, PreTrainedConfig, dict[str, Any]]:
@@ -228,7 +240,9 @@ def _of_family(
         "attention": behaviour.attention,
         "logit_shift": behaviour.logit_shift,
         "task": Text.name,
-        "block_size": int(raw.get("block_size") or behaviour.block_size or 0) if behaviour.attention == "block-causal" else None,
+        "block_size": int(raw.get("block_size") or raw.get("bd_size") or behaviour.block_size or 0)
+        if behaviour.attention == "block-causal"
+        else None,
     }
     architecture, config, translated = _native(family, raw, folder)
     overrides = dict(card.facts or {})

@@ -8,6 +8,9 @@ from transformers import PreTrainedModel
 
 from models.architectures.base import Architecture, Site, seeded
 
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""So that a training that is gone on with takes the very steps of one that was not stopped."""
+
 
 def _shape(vocab_size: int, n_positions: int, d_model: int, n_layers: int, n_heads: int) -> dict[str, Any]:
     return {
@@ -27,13 +30,13 @@ def _shape(vocab_size: int, n_positions: int, d_model: int, n_layers: int, n_hea
 def _bert(*, seed: int = 0, **shape: int) -> PreTrainedModel:
     from transformers import BertConfig, BertForMaskedLM
 
-    return seeded(lambda: BertForMaskedLM(BertConfig(**_shape(**shape))), seed)
+    return seeded(lambda: BertForMaskedLM(BertConfig(**_NO_DROPOUT, **_shape(**shape))), seed)
 
 
 def _roberta(*, n_positions: int, seed: int = 0, **shape: int) -> PreTrainedModel:
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    config = RobertaConfig(**_shape(n_positions=n_positions + 2, **shape))
+    config = RobertaConfig(**_NO_DROPOUT, **_shape(n_positions=n_positions + 2, **shape))
     return seeded(lambda: RobertaForMaskedLM(config), seed)
 
 

@@ -65,6 +65,8 @@ class Family:
     """Native names of tensors by regular expressions of theirs, as the Hugging Face library takes them: anchored, one group at most."""
     tokenizer: str | None = None
     """The Hugging Face class of its tokenizer, where the checkpoint names one of its own code."""
+    unread: tuple[str, ...] = ()
+    """How the names of tensors begin that its checkpoints hold besides, of other trainings; its network has no place for them."""
 
 
 CAUSAL = Behaviour("causal", "causal", 1)

@@ -1,6 +1,15 @@
 """Llama, and what was grown from it under its own tensor names."""
 
-from models.families.base import CAUSAL, Behaviour, Family
+from typing import Any
+
+from models.families.base import CAUSAL, Behaviour, Family, Raw, native, refuse
+
+
+def _illada(raw: Raw) -> dict[str, Any]:
+    absent = {"layer_norm_eps": None, "rope_scaling": None}  # a norm of another kind, and other positions
+    refuse({**absent, **raw}, absent)
+    return native(raw)
+
 
 LLAMA = Family(
     name="llama",
@@ -38,4 +47,5 @@ ILLADA = Family(
     source="its remote code, read and not run: Llama line by line",
     hub=("GSAI-ML/iLLaDA-8B-Base", "GSAI-ML/iLLaDA-8B-Instruct"),
     reads=("ILLaDAForCausalLM",),
+    configuration=_illada,
 )

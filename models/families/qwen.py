@@ -16,7 +16,7 @@ QWEN2 = Family(
     network="qwen2",
     behaviour=CAUSAL,
     source="transformers.models.qwen2 (5.23)",
-    hub=("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+    hub=("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-Coder-7B", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
     reads=("Qwen2ForCausalLM",),
 )
 QWEN3 = Family(
