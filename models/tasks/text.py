@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,15 +106,13 @@ class Text:
 
     def decode(self, tokens: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]) -> list[str]:
         """Returns sequences as text, unwritten tokens as ``[MASK]``; what is beyond a sample's end is left out."""
-        rows = []
-        for row in tokens:
-            parts: list[str] = []
-            run: list[int] = []
-            for token in [*(one for one in row.tolist() if one >= 0), self.mask_token_id]:
-                if token == self.mask_token_id:
-                    parts += [str(self.tokenizer.decode(run)), "[MASK]"]
-                    run = []
-                else:
-                    run.append(token)
-            rows.append("".join(parts[:-1]))
-        return rows
+        return ["".join(self._spelled([token for token in row.tolist() if token >= 0])) for row in tokens]
+
+    def _spelled(self, ids: list[int]) -> Iterator[str]:
+        """Yields the text of tokens: of those that the tokenizer has together, as it joins them, and of any other alone."""
+        known = len(self.tokenizer)
+        for alone, run in groupby(ids, key=lambda token: token == self.mask_token_id or token >= known):
+            if alone:
+                yield from ("[MASK]" if token == self.mask_token_id else self.vocabulary[token] for token in run)
+            else:
+                yield str(self.tokenizer.decode(list(run)))
