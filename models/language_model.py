@@ -179,7 +179,8 @@ class LanguageModel:
         scores = residual.to(self.device)
         for path in self.network.architecture.readout:
             scores = self.module.get_submodule(path)(scores)
-        return scores
+        cap: float | None = getattr(self.module.config, "final_logit_softcapping", None)  # of Gemma 2
+        return scores if cap is None else cap * torch.tanh(scores / cap)
 
     def run_with_cache(
         self, tokens: Int[Tensor, "batch pos"], points: Collection[HookPoint]

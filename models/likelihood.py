@@ -61,17 +61,17 @@ def _drawn_masks(
 @torch.no_grad()
 def _window_nats(model: LanguageModel, windows: Batch, samples: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
     """Returns the nats of each window's scored tokens."""
-    shift, mask = model.facts.logit_shift, model.facts.mask_token_id
+    mask = model.facts.mask_token_id
     tokens, target = windows.tokens.to(model.device), windows.target
     rows = len(tokens)
     if mask is None:
-        nll, _ = token_nll(model.module, shift, tokens, tokens, target.to(model.device))
+        nll, _ = token_nll(model.network, tokens, tokens, target.to(model.device))
         return torch.zeros(rows).index_add_(0, torch.nonzero(target)[:, 0], nll.cpu())
     total = torch.zeros(rows)
     for _ in range(samples):
         masked, weight = _drawn_masks(target, generator)
         seen = tokens.masked_fill(masked.to(model.device), mask)
-        nll, _ = token_nll(model.module, shift, seen, tokens, masked.to(model.device))
+        nll, _ = token_nll(model.network, seen, tokens, masked.to(model.device))
         row = torch.nonzero(masked)[:, 0]
         total.index_add_(0, row, nll.cpu() * weight[row] / samples)
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from models.adapt import METHODS, Adaptation
+from models.architectures import ARCHITECTURES
 from models.facts import Objective
 from models.tasks import TASKS, TrainingData
 
@@ -16,7 +17,7 @@ SIZES: dict[str, dict[str, int]] = {
     "flat": {"d_model": 256, "n_layers": 4, "n_heads": 8},
     "base": {"d_model": 256, "n_layers": 8, "n_heads": 8},
 }
-"""Network shapes by name: .1M, .5M, 1.2M, 2.7M, 3.2M and 6.4M parameters on sudoku; on stories embeddings add .8M to 3.1M."""
+"""Network shapes by name; of a GPT-2: .1M, .5M, 1.2M, 2.7M, 3.2M and 6.4M parameters on sudoku; on stories embeddings add .8M to 3.1M."""
 
 
 class PlanError(ValueError):
@@ -31,6 +32,8 @@ class TrainingPlan:
     objective: Objective
     size: str | None = None
     """A name in ``SIZES``; None is ``tiny``, or the size of ``init``."""
+    architecture: str | None = None
+    """A name in ``models.architectures.ARCHITECTURES``; None is ``gpt2``, or the architecture of ``init``."""
     init: str | None = None
     """A model folder to start from: the causal twin, to grow a masked one from it. None starts from random weights."""
     adaptation: Adaptation | None = None
@@ -53,7 +56,7 @@ class TrainingPlan:
         ):
             if value is not None and value <= 0:
                 raise PlanError(f"{amount} is {value}; it must be greater than 0")
-        for name, choices in (("size", tuple(SIZES)), ("task", tuple(TASKS))):
+        for name, choices in (("size", tuple(SIZES)), ("architecture", tuple(ARCHITECTURES)), ("task", tuple(TASKS))):
             chosen = getattr(self, name)
             if chosen is not None and chosen not in choices:
                 raise PlanError(f"unknown {name} {chosen!r}; choose from {', '.join(choices)}")
@@ -61,6 +64,9 @@ class TrainingPlan:
 
     def _check_adaptation(self) -> None:
         if self.objective == "causal":
+            fit = [name for name, one in ARCHITECTURES.items() if "causal" in one.regimes]
+            if self.architecture is not None and self.architecture not in fit:
+                raise PlanError(f"{self.architecture} has no causal attention; train it masked, or choose from {', '.join(fit)}")
             if self.adaptation is not None:
                 raise PlanError("a causal model is not adapted; method, loss, schedule and logit shift are for masked models")
             return

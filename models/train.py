@@ -235,7 +235,8 @@ def stated(plan: TrainingPlan) -> dict[str, object]:
 
 def _prepare(plan: TrainingPlan, out: Path, accelerator: Accelerator) -> tuple[_Run, int, float]:
     module, facts, twin = initial_module(plan)
-    module.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")  # the fused backward is slow on a CPU
+    with silent_transformers():  # which warns of networks that have one implementation alone
+        module.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")  # the fused backward is slow on a CPU
     nn.Module.to(module, accelerator.device).train()
     optimizers = make_optimizers(module)
     step, seconds = 0, 0.0

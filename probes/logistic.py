@@ -52,9 +52,15 @@ class Frame:
 
 
 def principal_axes(moments: Moments) -> Frame:
-    """Returns the frame of the correlation matrix's eigenvectors; the penalty means the same in it as on standardised features."""
-    variance, vectors = torch.linalg.eigh(moments.correlation)
-    return Frame(moments.mean, vectors / moments.spread[:, None], variance.clamp_min(0))
+    """Returns the frame of the correlation matrix's eigenvectors; the penalty means the same in it as on standardised features.
+
+    Features that never vary are left out: they tell nothing, and LAPACK may find no eigenvectors for thousands of them.
+    """
+    varies = moments.correlation.diagonal() > 0.5  # 1 where a feature varies, and nearly 0 where not
+    variance, vectors = torch.linalg.eigh(moments.correlation[varies][:, varies])
+    axes = vectors.new_zeros(len(varies), len(variance))
+    axes[varies] = vectors / moments.spread[varies, None]
+    return Frame(moments.mean, axes, variance.clamp_min(0))
 
 
 @dataclass(frozen=True, eq=False)

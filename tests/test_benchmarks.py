@@ -11,6 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SMALL = {
+    "backends": ["--batch", "2", "--length", "8", "--passes", "1"],
     "denoise": ["--boards", "2", "--single", "2", "--unwritten", "0.05"],
     "harvest": ["--boards", "2"],
     "probe_sweep": ["--boards", "30", "--points", "2", "--sample", "2"],

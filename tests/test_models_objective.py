@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.adapt import ANNEALED_UNTIL, METHODS, Adaptation, AdaptationError, annealed, misalignment
+from models.architectures import ARCHITECTURES
 from models.facts import ModelFacts
 from models.losses import LOSSES, Noise, draw_noise
+from models.network import Network
 from models.objective import TrainingObjective, token_nll
 from models.schedule import SCHEDULES
 from models.tasks import Batch
@@ -24,20 +27,21 @@ def batch(rows: int = 3, seed: int = 1) -> Batch:
     return Batch(torch.randint(0, MASK, (rows, POS), generator=torch.Generator().manual_seed(seed)), target)
 
 
-class Table(nn.Module):
-    """A network whose logits at position i depend on the token there and on i, with the parts of a Hugging Face model."""
+class Table(PreTrainedModel):
+    """A network whose logits at position i depend on the token there and on i."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(PreTrainedConfig())
+        self.head = nn.Identity()
         self.table = nn.Parameter(torch.randn(POS, VOCAB, VOCAB, generator=torch.Generator().manual_seed(0)))
 
-    def base_model(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: bool) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: bool) -> SimpleNamespace:
         hidden = self.table[torch.arange(input_ids.shape[1])[None], input_ids]
         self.visible = attention_mask
-        return SimpleNamespace(last_hidden_state=hidden, hidden_states=(hidden, hidden))
+        return SimpleNamespace(logits=self.head(hidden), hidden_states=(hidden, hidden))
 
     def get_output_embeddings(self) -> nn.Module:
-        return nn.Identity()
+        return self.head
 
 
 def by_hand(tokens: Tensor, seen: Tensor, scored: Tensor, shift: int) -> list[float]:
@@ -58,6 +62,10 @@ def facts(shift: int = 1, masked: bool = True) -> ModelFacts:
     )
 
 
+def network(module: PreTrainedModel, shift: int = 1, masked: bool = True) -> Network:
+    return Network(module, facts(shift, masked), ARCHITECTURES["gpt2"])
+
+
 # ---------------------------------------------------------------- what is scored, and where
 
 
@@ -67,14 +75,34 @@ def test_a_token_is_scored_at_the_position_that_predicts_it(shift: int) -> None:
     scored = torch.rand(3, POS, generator=torch.Generator().manual_seed(3)) < 0.4
     scored[:, :1] = False
     seen = one.tokens.masked_fill(scored, MASK)
-    nll, hidden = token_nll(Table(), shift, seen, one.tokens, scored)
+    nll, hidden = token_nll(network(Table(), shift), seen, one.tokens, scored)
     assert nll.tolist() == pytest.approx(by_hand(one.tokens, seen, scored, shift), rel=1e-5)
     assert len(hidden) == 0
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_of_every_architecture_the_score_is_that_of_its_own_logits(name: str) -> None:
+    architecture, one = ARCHITECTURES[name], batch()
+    module = architecture.build(vocab_size=VOCAB, n_positions=POS, d_model=16, n_layers=1, n_heads=2).eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.ndim > 1:
+                weight.normal_(generator=torch.Generator().manual_seed(5))  # so that logits reach a cap where there is one
+    module.config.is_causal = False
+    scored = torch.rand(3, POS, generator=torch.Generator().manual_seed(3)) < 0.4
+    scored[:, :1] = False
+    for shift in (0, 1):
+        whole = Network(module, facts(shift), architecture)
+        nll, _ = token_nll(whole, one.tokens, one.tokens, scored)
+        logits = whole.raw(one.tokens)[:, : POS - shift][scored[:, shift:]]
+        expected = nn.functional.cross_entropy(logits, one.tokens[scored], reduction="none")
+        assert torch.allclose(nll, expected, rtol=1e-4, atol=1e-4)
+    assert whole.raw(one.tokens).shape == (3, POS, VOCAB)  # the network is left as it was
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 def test_the_masked_objective_is_the_mean_over_masked_tokens(shift: int) -> None:
-    one, objective = batch(), TrainingObjective(Table(), facts(shift), Adaptation("switch", logit_shift=shift), None)
+    one, objective = batch(), TrainingObjective(network(Table(), shift), Adaptation("switch", logit_shift=shift), None)
     noise = objective.draw(one, torch.Generator().manual_seed(2))
     loss = objective(one, noise, 0.5, torch.Generator())
     expected = by_hand(one.tokens, one.tokens.masked_fill(noise.masked, MASK), noise.masked, shift)
@@ -82,7 +110,7 @@ def test_the_masked_objective_is_the_mean_over_masked_tokens(shift: int) -> None
 
 
 def test_the_causal_objective_is_over_the_target_given_all_before() -> None:
-    one, objective = batch(), TrainingObjective(Table(), facts(masked=False), None, None)
+    one, objective = batch(), TrainingObjective(network(Table(), masked=False), None, None)
     assert objective.draw(one, torch.Generator()) is None
     loss = objective(one, None, 0.0, torch.Generator())
     assert loss.item() == pytest.approx(np.mean(by_hand(one.tokens, one.tokens, one.target, 1)), rel=1e-5)
@@ -168,7 +196,7 @@ def test_annealing_opens_the_future_little_by_little_and_never_the_past() -> Non
 
 def test_the_annealed_mask_reaches_the_network() -> None:
     one, table = batch(), Table()
-    objective = TrainingObjective(table, facts(), Adaptation("anneal"), None)
+    objective = TrainingObjective(network(table), Adaptation("anneal"), None)
     objective(one, objective.draw(one, torch.Generator()), 0.0, torch.Generator())
     assert torch.equal(table.visible[0, 0] == 0, torch.ones(POS, POS, dtype=torch.bool).tril())
     assert (table.visible[0, 0][table.visible[0, 0] != 0] < -1e30).all()
@@ -183,19 +211,19 @@ def test_alignment_is_nothing_between_equals_and_two_between_opposites() -> None
 
 def test_alignment_adds_its_penalty_and_leaves_the_twin_alone() -> None:
     one, twin = batch(), Table()
-    network = Table()
+    ours = Table()
     with torch.no_grad():
-        network.table.mul_(-1)
-    plain = TrainingObjective(network, facts(), Adaptation("switch"), None)
-    aligned = TrainingObjective(network, facts(), Adaptation("align"), twin)
+        ours.table.mul_(-1)
+    plain = TrainingObjective(network(ours), Adaptation("switch"), None)
+    aligned = TrainingObjective(network(ours), Adaptation("align"), twin)
     noise = plain.draw(one, torch.Generator().manual_seed(4))
     difference = aligned(one, noise, 0.5, torch.Generator()) - plain(one, noise, 0.5, torch.Generator())
-    seen = network.base_model(one.tokens.masked_fill(noise.masked, MASK)).hidden_states[1:]
-    expected = misalignment(seen, twin.base_model(one.tokens).hidden_states[1:])
+    seen = ours(one.tokens.masked_fill(noise.masked, MASK)).hidden_states[1:]
+    expected = misalignment(seen, twin(one.tokens).hidden_states[1:])
     assert difference.item() == pytest.approx(expected.item(), abs=1e-5)
     aligned(one, noise, 0.5, torch.Generator()).backward()
     assert twin.table.grad is None
-    assert network.table.grad is not None
+    assert ours.table.grad is not None
 
 
 def test_every_method_says_what_it_is_and_only_scratch_needs_no_twin() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models import checkpoint
 from models import train as train_module
 from models.adapt import Adaptation
+from models.architectures import ARCHITECTURES
 from models.facts import CONFIG_KEY, ModelFacts
 from models.load import ModelError, bare_module, load
 from models.objective import TrainingObjective
@@ -328,6 +329,8 @@ def test_another_safetensors_file_is_no_checkpoint(straight: dict[str, Path], tm
         ({"batch": -1}, "batch is -1"),
         ({"size": "huge"}, "unknown size 'huge'; choose from nano, mini, tiny, small, flat, base"),
         ({"task": "chess"}, "unknown task 'chess'; choose from sudoku, stories"),
+        ({"architecture": "gpt3"}, "unknown architecture 'gpt3'; choose from gpt2, llama, qwen2, qwen3"),
+        ({"architecture": "bert"}, "bert has no causal attention; train it masked, or choose from gpt2, llama"),
         ({"data": TrainingData(examples=0)}, "examples is 0; it must be greater than 0"),
         ({"data": TrainingData(sparse=-1)}, "sparse is -1; it must be greater than 0"),
         ({"adaptation": Adaptation("anneal")}, "a causal model is not adapted"),
@@ -403,6 +406,40 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
     assert learning_rate_factor(49, 0.1) == learning_rate_factor(500, 0.41) == 1.0
     assert learning_rate_factor(500, 0.71) == pytest.approx(0.51)
     assert learning_rate_factor(500, 1.0) == pytest.approx(0.02)
+
+
+# ---------------------------------------------------------------- other architectures
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llada2", "bert"])
+def test_another_architecture_learns_is_resumed_to_the_very_weights_and_opens(name: str, tmp_path: Path) -> None:
+    start = CAUSAL if "causal" in ARCHITECTURES[name].regimes else MASKED
+    plan = replace(start, architecture=name, steps=16, batch=8)
+    train(plan, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, tmp_path / "stopped", on_step=stop_at(9))
+    train(plan, tmp_path / "stopped")
+    assert same(checkpoint_of(tmp_path / "stopped"), checkpoint_of(tmp_path / "straight"))
+    losses = [line["loss"] for line in log_of(tmp_path / "stopped")]
+    assert losses[-1] < losses[0] - 0.02
+    model = load(tmp_path / "stopped")
+    assert (model.network.architecture.model_type, model.facts.objective) == (name, plan.objective)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text"])
+def test_a_twin_of_another_architecture_is_grown_by_every_method(name: str, tmp_path: Path) -> None:
+    train(replace(CAUSAL, architecture=name, steps=2), tmp_path / "causal")
+    causal, _ = bare_module(tmp_path / "causal")
+    for method in ("switch", "anneal", "align", "scratch"):
+        plan = replace(MASKED, size=None, init=str(tmp_path / "causal"), adaptation=Adaptation(method), steps=2)
+        assert same(initial_module(plan)[0].state_dict(), causal.state_dict()) == (method != "scratch")
+        train(plan, tmp_path / method)
+        assert load(tmp_path / method).network.architecture.model_type == name
+
+
+def test_a_start_of_another_architecture_is_refused(straight: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is of the architecture 'gpt2', not 'qwen3'; leave the architecture out"):
+        train(replace(MASKED, architecture="qwen3", init=str(straight["causal"])), tmp_path / "out")
 
 
 # ---------------------------------------------------------------- several processes

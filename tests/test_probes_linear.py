@@ -140,6 +140,17 @@ def test_a_folder_without_a_whole_probe_is_refused(tmp_path: Path) -> None:
         load_probe(tmp_path)
 
 
+def test_features_that_never_vary_change_no_reader_and_are_not_read() -> None:
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    y = (x @ torch.randn(5, 2, generator=torch.Generator().manual_seed(1))) > 0.3
+    constant = torch.tensor([0.0, 7.0, -1e3]).repeat(40)[torch.randperm(120, generator=torch.Generator().manual_seed(2))]
+    among = torch.cat([x[:, :2], constant.expand(300, -1), x[:, 2:]], dim=1)
+    plain, wide = (fit_logistic(one, y, heads=("a", "b"), fitted_on="here") for one in (x, among))
+    assert torch.equal(wide.weight[:, 2:-3], torch.zeros(2, 120))
+    torch.testing.assert_close(torch.cat([wide.weight[:, :2], wide.weight[:, -3:]], dim=1), plain.weight, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(wide.bias, plain.bias, atol=1e-4, rtol=1e-4)
+
+
 def test_random_rotation_is_orthogonal_and_uniform() -> None:
     rotation = random_rotation(16, seed=3)
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(16), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Commands that train."""
+"""Commands that make models: train, and convert."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from interp.cli.app import GREATEST_SEED, OutputError, app, errors, out, resumable
+from interp.cli.running import Model
 
 if TYPE_CHECKING:
     from models.train import TrainingStatus
@@ -153,3 +154,20 @@ def recipe(
             out.print(f"{target / stage.name}: mean of the weights of earlier stages")
         else:
             _report(target / stage.name, status)
+
+
+@app.command()
+def convert(
+    model: Model,
+    family: Annotated[str, typer.Option("--to", help="The family: a2d-llama, a2d-qwen2, a2d-qwen3 or diffugpt.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the converted model; it must not be there, or be empty.")],
+    mask_token: Annotated[str | None, typer.Option(help="Text of the mask token; default: the tokenizer's, or the family's.")] = None,
+) -> None:
+    """Lay a causal checkpoint out as a diffusion model of a published family, with the same tensors: where its training starts from.
+
+    Example: `denoscope convert Qwen/Qwen3-0.6B --to a2d-qwen3 --out runs/a2d`
+    """
+    from models.convert import convert as run
+
+    mask = run(model, family, target, mask_token)
+    out.print(f"{target}: {model} as a model of the family {family}, mask token {mask}", markup=False)
