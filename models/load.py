@@ -53,6 +53,8 @@ def open_network(card: Card, device: str | torch.device | None = None) -> tuple[
         ModelError: Where it is missing, of no known family, or its weights do not fit its configuration or the memory.
     """
     device = device or card.device
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"the device is {str(device)!r}, and there is no GPU that PyTorch can use; choose cpu, or auto for what there is")
     found = opening(card)
     wanted, kind = _loading(card, found, device), found.architecture.network()
     try:

@@ -50,7 +50,14 @@ def tiny(name: str, attention: str, dtype: torch.dtype = torch.float32, **change
     return wrap(f"{name}-{attention}", stirred(module).to(dtype), ModelFacts(**{**facts, **changes}))
 
 
-@pytest.fixture(scope="session", params=CASES, ids=[f"{name}-{attention}" for name, attention in CASES])
+FIRST = ("gpt2", "qwen3", "llada2", "denoscope_dit")
+"""Run in every regime by default; the others in full attention, and in the rest by `make slow`."""
+PARAMS = [
+    pytest.param(case, id="-".join(case), marks=[] if case[0] in FIRST or case[1] == "full" else [pytest.mark.slow]) for case in CASES
+]
+
+
+@pytest.fixture(scope="session", params=PARAMS)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     """A tiny random model of each architecture in each regime that it can have."""
     return tiny(*request.param)
@@ -92,6 +99,13 @@ def close(one: Tensor, other: Tensor) -> None:
 
 
 # ---------------------------------------------------------------- right models
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_last_residual_stream_unembeds_to_the_logits(name: str) -> None:
+    one = tiny(name, "full")
+    logits, cache = one.run_with_cache(tokens_of(9), [resid_post(LAYERS - 1)])
+    torch.testing.assert_close(one.unembed(cache[resid_post(LAYERS - 1)]), logits, atol=1e-4, rtol=1e-4)
 
 
 def test_every_check_passes(model: LanguageModel) -> None:

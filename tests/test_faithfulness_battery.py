@@ -24,6 +24,7 @@ from models.decoding import Decoding
 from models.denoise import denoise
 from models.facts import ModelFacts
 from models.language_model import LanguageModel
+from models.tasks import TASKS
 from models.tasks.stories.task import STORIES
 from models.tasks.sudoku.board import PEERS
 from models.tasks.sudoku.generator import Puzzles, generate
@@ -44,6 +45,7 @@ class Planted(LanguageModel):
         self.name = "planted"
         facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=mask, task=task)
         self.network = SimpleNamespace(longest=256, facts=facts)
+        self.task = TASKS[task]
         self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=vocabulary, num_hidden_layers=3))
         self.inside: dict[Any, Any] = {}
 

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SECONDS_A_CELL = 300
-SLOW = ("02_pairs", "04_probes", "05_saes")
+SLOW = ("02_pairs", "03_traces", "04_probes", "05_saes", "07_real_models")
 """Those that take a minute each for what other tests cover piece by piece: `make slow` runs them."""
 RUN = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in NOTEBOOKS]
 

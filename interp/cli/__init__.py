@@ -4,6 +4,7 @@ from interp.cli import (  # noqa: F401 (each registers its commands)
     catalogue,
     harvesting,
     opening,
+    pairs,
     probing,
     running,
     saes,

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 GREATEST_SEED = 2**32 - 1
@@ -29,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+WIDEST = 180
+"""Of a table, in characters."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -87,6 +91,11 @@ def _escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def print_wide(table: Table) -> None:
+    """Prints a table as wide as it is, on a terminal, or where nobody looks at columns, that is narrower."""
+    Console(width=max(out.width, WIDEST), highlight=False, soft_wrap=True).print(table)
 
 
 def print_json(value: object) -> None:

@@ -42,8 +42,15 @@ def _corpus(model: LanguageModel, puzzles: Path | None, files: list[Path] | None
             raise OutputError(f"{model.name} solves puzzles: --files and --split are for text; give --puzzles, or --examples alone")
         return puzzle_corpus(task, task.read(puzzles, examples) if puzzles else mixed_boards(examples, seed))
     if puzzles or not files:
-        raise OutputError(f"{model.name} writes text: give --files with stories, and no --puzzles")
+        raise OutputError(f"{model.name} writes text: give --files with stories, or --labels, and no --puzzles")
     return text_corpus(task, tuple(map(str, files)), split="train" if split == "train" else "test", limit=examples, seed=seed)
+
+
+def _labelled(model: LanguageModel, labels: Path) -> Corpus:
+    """Returns the texts or puzzles of a file of labels."""
+    from interp.concepts.labelled import labelled_corpus
+
+    return labelled_corpus(labels, model.task)[0]
 
 
 def _source(model: LanguageModel, masked: dict[str, Any], decoded: dict[str, Any], *, run: bool, seed: int) -> Source | None:
@@ -78,6 +85,7 @@ def harvest(
     examples: Annotated[int, typer.Option(min=1, help="So many boards or stories, at most.")] = EXAMPLES,
     puzzles: Annotated[Path | None, typer.Option(help="A file of puzzles; without, boards are generated that no training sees.")] = None,
     files: Annotated[list[Path] | None, typer.Option(help="A text file of stories, for a model of text; repeat for more.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Texts or puzzles with labels (JSONL or Parquet), as a sweep's corpus.")] = None,
     split: Annotated[_Split | None, typer.Option(help="Stories no training sees (`test`, the default), or the others.")] = None,
     kinds: Annotated[
         list[str] | None,
@@ -106,6 +114,8 @@ def harvest(
     from interp.store import harvest_to
     from models.load import load
 
+    if labels and (puzzles or files or split):
+        raise OutputError("--labels is a corpus of its own; leave out --puzzles, --files and --split")
     kept = kinds_of(kinds or ["masked"])
     loaded = load(model)
     masked = {"mask-rates": mask_rates or None, "corrupt": corrupt}
@@ -115,7 +125,7 @@ def harvest(
         stored = harvest_to(
             target,
             loaded,
-            _corpus(loaded, puzzles, files, split, examples, seed),
+            _labelled(loaded, labels) if labels else _corpus(loaded, puzzles, files, split, examples, seed),
             wanted,
             canvases=source,
             kinds=kept,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from interp.cli.app import FAILURE, OutputError, app, out, print_json, progress_bars
+from interp.cli.app import FAILURE, OutputError, app, out, print_json, print_wide, progress_bars
 
 if TYPE_CHECKING:
     from models.architectures.base import Architecture
@@ -20,6 +20,7 @@ EXAMPLE = """# How to open a model that denoscope does not know. Give this file 
 model = "owner/name"              # a hub id, or a folder
 revision = "main"                 # a commit is the only one that stays
 dtype = "bfloat16"
+device = "auto"                   # or cpu, cuda, cuda:1, mps
 trust_remote_code = false         # true runs the code that lies beside the weights: read it first
 
 [facts]                           # what it is; alone, they correct those of a known family
@@ -50,7 +51,7 @@ def models(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     family: Annotated[str | None, typer.Option(help="The family it is of, where its configuration does not tell.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of the weights.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto to spread it.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or auto to spread it; default: the TOML file's, or cpu.")] = None,
     example: Annotated[bool, typer.Option("--example", help="Print a TOML file that describes a model of no known family.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -95,16 +96,16 @@ def _list(as_json: bool) -> None:
     table = Table("bundled model", "objective", "attention", "logit shift", "mask token", "task")
     for name, facts in bundled.items():
         table.add_row(name, *(str(facts[key]) for key in ("objective", "attention", "logit_shift", "mask_token_id", "task")))
-    out.print(table)
+    print_wide(table)
     table = Table("family", "objective", "attention", "logit shift", "runs as", "such as")
     for name, one in families.items():
         blocks = f" of {one['block_size']}" if one["block_size"] else ""
         such = (one["hub"] or ["-"])[0]
         table.add_row(name, one["objective"], one["attention"] + blocks, str(one["logit_shift"]), one["runs_as"], such)
-    out.print(table)
+    print_wide(table)
 
 
-def _checked(name: str, device: str, settings: dict[str, Any]) -> list[Check]:
+def _checked(name: str, device: str | None, settings: dict[str, Any]) -> list[Check]:
     """Returns the checks of a model; one that cannot be opened raises what says why."""
     from models.conformance import conformance
     from models.load import unproved
@@ -134,7 +135,7 @@ def _print_checks(checks: list[Check]) -> None:
     for backend, moved in edits.items():
         name = f"{backend}: editing {len(moved)} hook points matters"
         table.add_row(name, "[green]passed[/]", f"{min(moved):.3g}", "the least that the logits moved by")
-    out.print(table)
+    print_wide(table)
     failed = sum(not one.passed for one in checks)
     out.print(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
 
@@ -155,9 +156,7 @@ def _points(architecture: Architecture, n_layers: int, names: list[str]) -> list
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(help="A bundled name, a folder, a hub id, or the TOML file of a model.")],
-    hooks: Annotated[
-        list[str] | None, typer.Option(help="What to read, as in `harvest`; repeat for more.")
-    ] = None,
+    hooks: Annotated[list[str] | None, typer.Option(help="What to read, as in `harvest`; repeat for more.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Sequences.")] = 1000,
     length: Annotated[int, typer.Option(min=1, help="Positions of a sequence.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="Passes over each: steps of a run, or canvases of a harvest.")] = 1,
@@ -194,6 +193,6 @@ def _print_cost(cost: Cost, n_points: int, dtype: str) -> None:
     table = Table("GPU", "fits", "largest batch", f"hours at {UTILISATION:.0%} of its peak")
     for gpu in cost.gpus:
         table.add_row(gpu.gpu, "yes" if gpu.fits else "no", str(gpu.most_batch), f"{gpu.hours:.2g}")
-    out.print(table)
+    print_wide(table)
     for other in cost.instead:
         out.print(f"what would fit: {other.dtype} on one {other.gpu}, {other.batch} sequences a pass")

@@ -8,13 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from interp.cli.app import app, out, print_json, progress_bars, resumable
+from interp.cli.app import app, out, print_json, print_wide, progress_bars, resumable
 
 probe = typer.Typer(help="Train linear probes by the batch, move them to another model, report on them.", no_args_is_help=True)
 app.add_typer(probe, name="probe")
-
-WIDTH = 150
-"""Of the widest table, in characters."""
 
 FINISHED = "the hook points that are finished are kept"
 
@@ -133,5 +130,5 @@ def _print_best(folder: Path, table: Path, as_json: bool) -> None:
     shown = Table(*rows[0], title=str(folder), box=None)
     for row in rows:
         shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    out.print(shown, width=max(out.width, WIDTH))
+    print_wide(shown)
     out.print(f"every score: {table}", markup=False)

@@ -8,13 +8,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from interp.cli.app import app, out, print_json, progress_bars, resumable
+from interp.cli.app import app, out, print_json, print_wide, progress_bars, resumable
 
 sae = typer.Typer(help="Train sparse autoencoders, move them to another model, report on them.", no_args_is_help=True)
 app.add_typer(sae, name="sae")
-
-WIDTH = 150
-"""Of the widest table, in characters."""
 
 KEPT = "what is finished is kept, and so is a training up to its last pool;"
 
@@ -96,7 +93,7 @@ def _print_scores(folder: Path, table: Path, as_json: bool) -> None:
     shown = Table("", *(row["hook point"] for row in rows), title=f"{folder}: fraction of variance unexplained", box=None)
     for name in list(rows[0])[1:]:
         shown.add_row(name, *(f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for row in rows))
-    out.print(shown, width=max(out.width, WIDTH))
+    print_wide(shown)
     out.print(f"every score: {table}", markup=False)
 
 
