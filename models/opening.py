@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,9 @@ def opening(card: Card) -> Opening:
     folder = model_folder(card.model, card.revision)
     raw = _raw(folder)
     if CONFIG_KEY in raw:
-        facts = read_facts(folder)
+        if card.family is not None or card.layout is not None:
+            raise CardError(f"{card.model} states what it is: a card may correct its [facts], and has no family or layout")
+        facts = ModelFacts(**{**asdict(read_facts(folder)), **(card.facts or {})})
         tokenizer = _tokenizer(folder, None, trusted=False) if facts.task == Text.name else None
         return Opening(folder, True, facts, ARCHITECTURES[raw["model_type"]], None, {}, tokenizer)
     if card.layout is not None:

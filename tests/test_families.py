@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,12 @@ def failed_of(checks: list[Check]) -> list[str]:
 def test_a_card_that_says_something_else_is_refused(text: str, error: type[Exception], message: str, box: Path) -> None:
     found = said(lambda: load(carded(box, text)), error)
     assert message in found
+
+
+def test_a_card_corrects_the_facts_of_a_model_made_here_and_gives_it_no_family(tmp_path: Path) -> None:
+    card = tmp_path / "model.toml"
+    card.write_text('model = "stories-diffusion"\n[facts]\nlogit_shift = 0\n')
+    assert load(card).facts == replace(load("stories-diffusion").facts, logit_shift=0)
+    card.write_text('model = "stories-diffusion"\nfamily = "gpt2"\n')
+    with pytest.raises(CardError, match=r"may correct its \[facts\], and has no family or layout"):
+        load(card)
