@@ -4,6 +4,7 @@ from interp.studies.account import ACCOUNT
 from interp.studies.adaptation import ADAPTATION
 from interp.studies.backtracking import BACKTRACKING
 from interp.studies.base import Study, StudyError, StudyReport, read_study, run_study, write_study
+from interp.studies.diversity import DIVERSITY
 from interp.studies.lenses import LENS_STUDY
 from interp.studies.policies import UNMASKING
 from interp.studies.story_leads import STORY_LEADS
@@ -13,6 +14,7 @@ STUDIES: dict[str, Study] = {
     "account": ACCOUNT,
     "adaptation": ADAPTATION,
     "backtracking": BACKTRACKING,
+    "diversity": DIVERSITY,
     "lenses": LENS_STUDY,
     "policies": UNMASKING,
     "story_leads": STORY_LEADS,
