@@ -186,14 +186,20 @@ class BridgeBackend:
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[HookPoint, Edit], points: Collection[HookPoint]
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[HookPoint, Tensor]]:
         """See ``Backend.run``."""
-        names, given = {str(point) for point in points}, self.arguments(tokens)
-        tokens = self._network.inputs(tokens)["input_ids"]
+        given, found = self.arguments(tokens), dict[HookPoint, Tensor]()
+        hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
+        for point in sorted({*edits, *points}, key=self.hook_points.index):  # at one place, the earlier point's hook comes first
+            if point in edits:
+                hooks += self._fwd_hooks(point, edits[point])
+            if point in points:
+                hooks.append((str(point), partial(_look, found, point)))
+        with self.bridge.hooks(fwd_hooks=hooks):
+            raw = self.bridge(self._network.inputs(tokens)["input_ids"], **given)
+        return raw, {point: found[point] for point in points}
 
-        with self.bridge.hooks(fwd_hooks=[hook for point, edit in edits.items() for hook in self._fwd_hooks(point, edit)]):
-            if not names:
-                return self.bridge(tokens, **given), {}
-            raw, cache = self.bridge.run_with_cache(tokens, names_filter=lambda name: name in names, **given)
-        return raw, {point: cache[str(point)] for point in points}
+
+def _look(found: dict[HookPoint, Tensor], point: HookPoint, activation: Tensor, hook: object) -> None:  # noqa: ARG001 (TransformerLens's)
+    found[point] = activation
 
 
 class NnsightBackend:

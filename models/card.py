@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,8 +26,6 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    blocks: str
-    """Path of the list of blocks, such as ``model.layers``."""
     sites: Mapping[str, str]
     """By TransformerLens component, ``path:input`` or ``path:output``; ``{layer}`` in the path is the block's number."""
     readout: tuple[str, ...]
@@ -110,7 +109,11 @@ def described(layout: Layout) -> Architecture:
         path, _, end = place.rpartition(":")
         if not path or end not in ("input", "output"):
             raise CardError(f"the site {component!r} is {place!r}; it must be path:input or path:output")
+        if re.findall(r"{.*?}", path) not in ([], ["{layer}"]):
+            raise CardError(f"the site {component!r} is {place!r}; in braces it can have {{layer}} alone")
         sites[component] = Site(path, end)  # type: ignore[arg-type]
+    if "{layer}" not in sites.get("hook_resid_post", Site("", "output")).path or not layout.readout:
+        raise CardError("a layout needs the site hook_resid_post, with {layer} in its path, and a readout of at least one module")
 
     def network() -> Any:
         import transformers
@@ -123,4 +126,4 @@ def described(layout: Layout) -> Architecture:
     def build(**_: object) -> Any:
         raise CardError("a network known by its layout alone cannot be made anew")
 
-    return Architecture("described", network, build, sites, layout.blocks, layout.readout, bridge=None, source="its card")
+    return Architecture("described", network, build, sites, "", layout.readout, bridge=None, source="its card")

@@ -194,12 +194,13 @@ def _edit_check(backend: Backend, tokens: Int[Tensor, "batch pos"], point: HookP
 def check_ragged(model: LanguageModel) -> tuple[Check, ...]:
     """Returns the checks of batches padded on the right and on the left: the same logits as one by one."""
     long = probe_tokens(model, 24)
-    short = long[:, : long.shape[1] - 5]
-    padding = torch.full((1, 5), PADDING, device=long.device)
+    by = max(1, min(5, long.shape[1] - 2))
+    short = long[:, : long.shape[1] - by]
+    padding = torch.full((1, by), PADDING, device=long.device)
     alone, found = model.logits(short), []
     for side, parts in (("right", (short, padding)), ("left", (padding, short))):
         both = model.logits(torch.cat([long, torch.cat(parts, 1)]))
-        own = both[1:, : short.shape[1]] if side == "right" else both[1:, 5:]
+        own = both[1:, : short.shape[1]] if side == "right" else both[1:, by:]
         value = max(apart(model.logits(long), both[:1]), apart(alone, own))
         most = TOLERANCES[model.module.dtype]
         rule, remedy = f"logits may differ by {most:g} of the largest", "give samples one by one"

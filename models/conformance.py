@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.backends import BACKENDS
-from models.checks import Check, ModelCheckError, check_backend, check_network, check_ragged, probe_tokens
+from models.checks import TOLERANCES, Check, ModelCheckError, apart, check_backend, check_network, check_ragged, probe_tokens
 from models.denoise import denoise
 from models.hookpoints import HookPoint, resid_post
 from models.recorder import Channel, Record
@@ -42,7 +42,8 @@ def _natural(model: LanguageModel) -> Int[Tensor, "batch pos"] | None:
         ids = text_task(model.task).encode(PASSAGE)
     except TaskError:
         return None
-    return torch.tensor([ids[: model.longest]], device=model.device)
+    whole = all(token < int(model.module.config.vocab_size) for token in ids)
+    return torch.tensor([ids[: model.longest]], device=model.device) if whole else None
 
 
 def check_shift(model: LanguageModel) -> Check:
@@ -79,6 +80,23 @@ def _gains(model: LanguageModel, tokens: Int[Tensor, "batch pos"], start: int) -
     return (before - own)[:, asked[1:]].flatten()
 
 
+def check_readout(model: LanguageModel) -> tuple[Check, ...]:
+    """Returns the checks of the residual streams: each leaves a block as it enters the next, and the last makes the logits."""
+    tokens, layers = probe_tokens(model, 12), range(model.n_layers)
+    before = [HookPoint(layer, "hook_resid_pre") for layer in layers if HookPoint(layer, "hook_resid_pre") in model.plain_points]
+    after = [resid_post(layer) for layer in layers]
+    raw, cache = BACKENDS["hooks"](model.network).run(tokens, {}, [*before, *after])
+    most = TOLERANCES[model.module.dtype]
+    steps = [apart(cache[one], cache[resid_post(one.layer - 1)]) for one in before if one.layer]
+    rule, remedy = f"they may differ by {most:g} of the largest", "correct the sites or the readout of its architecture"
+    chain = Check("each block's residual stream enters the next", max(steps, default=0.0) <= most, max(steps, default=0.0), rule, remedy)
+    try:
+        last = apart(raw, model.unembed(cache[after[-1]]))
+    except ValueError as error:
+        return chain, Check(f"the last residual stream makes the logits (not decided: {error})", True, 0.0, rule, remedy)
+    return chain, Check("the last residual stream makes the logits", last <= most, last, rule, remedy)
+
+
 def _denoising(model: LanguageModel, policy: str) -> Check:
     """A short canvas is written under a policy with a residual stream recorded, saved, and read again the same."""
     mask = model.facts.mask_token_id
@@ -103,7 +121,8 @@ def _backend_checks(model: LanguageModel, name: str) -> tuple[Check, ...]:
         points = [*points, *(HookPoint(layer, "attn.hook_pattern") for layer in range(model.n_layers))]
     try:
         backend = BACKENDS[name](model.network)
-        return check_backend(model, backend, [point for point in points if point in backend.hook_points])
+        found = check_backend(model, backend, [point for point in points if point in backend.hook_points])
+        return (*found, *check_readout(model)) if name == "hooks" else found
     except Exception as error:  # whatever a library raises on a site that is none
         why = " ".join(str(error).split())[:200]
         return (Check(f"{name} can be made", False, 0.0, why, "correct the sites or the bridge of its architecture"),)

@@ -182,7 +182,7 @@ class Denoiser:
             proposal = drawn(logits, uniform, self.decoding.temperature, self.decoding.top_p)
             for name, values in (score(logits, proposal, self.record.top_k) | found).items():
                 whole = said.setdefault(name, values.new_zeros((len(rows), width, *values.shape[2:])))
-                whole[which, :length] = values
+                whole[which.to(values.device), :length] = values
         return said
 
     def _decide(self, rows: Int[Tensor, " row"], scores: Scores, noise: CallNoise) -> tuple[Turn, Move]:

@@ -29,6 +29,11 @@ class HookPoint:
     def __str__(self) -> str:
         return self.component if self.layer is None else f"blocks.{self.layer}.{self.component}"
 
+    @property
+    def by_head(self) -> bool:
+        """Whether its second axis is heads, and not positions: attention scores and patterns, and rotated queries and keys."""
+        return self.component.rsplit(".", 1)[-1] in ("hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k")
+
     @classmethod
     def parse(cls, name: str) -> HookPoint:
         """Returns the hook point of a name such as ``blocks.3.hook_resid_post`` or ``hook_embed``."""

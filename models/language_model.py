@@ -176,7 +176,7 @@ class LanguageModel:
 
         Row by row: what is read at position p is about the token at p plus the model's logit shift.
         """
-        scores = residual.to(self.device)
+        scores = residual.to(self.device, self.module.dtype)
         for path in self.network.architecture.readout:
             scores = self.module.get_submodule(path)(scores)
         cap: float | None = getattr(self.module.config, "final_logit_softcapping", None)  # of Gemma 2
@@ -213,7 +213,7 @@ class LanguageModel:
         if isinstance(backend, HooksBackend):
             return backend.read(tokens, self._chained(), points, rows, positions)
         _, cache = backend.run(tokens, self._chained(), points)
-        return {point: cache[point][rows, positions] for point in points}
+        return {point: cache[point][rows.to(cache[point].device), positions.to(cache[point].device)] for point in points}
 
     def _chained(self) -> dict[HookPoint, Edit]:
         """Returns the edits in force, as one a point."""
@@ -268,5 +268,12 @@ def wrap(
     kind = module.config.model_type
     if kind not in ARCHITECTURES:
         raise FactsError(f"{name} is of the architecture {kind!r}; supported: {', '.join(ARCHITECTURES)}")
-    task = TASKS[facts.task] if facts.task in TASKS else Text(tokenizer, int(module.config.vocab_size), facts.mask_token_id)
-    return LanguageModel(name, Network(module, facts, ARCHITECTURES[kind]), task, backend)
+    network = Network(module, facts, ARCHITECTURES[kind])
+    return LanguageModel(name, network, task_of(network, tokenizer), backend)
+
+
+def task_of(network: Network, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    """Returns the task that a network's facts name; ``text`` is that of its tokenizer."""
+    if network.facts.task in TASKS:
+        return TASKS[network.facts.task]
+    return Text(tokenizer, int(network.module.config.vocab_size), network.facts.mask_token_id, network.longest)

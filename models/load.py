@@ -13,14 +13,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from models.card import Card, CardError
-from models.checks import prove
+from models.checks import TOLERANCES, prove
 from models.facts import FactsError, ModelFacts
 from models.hub import PRETRAINED, ModelError, bundled_names, model_folder
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, task_of
 from models.network import Network
 from models.opening import Opening, card_of, opening, read_facts, silent_transformers
-from models.tasks import TASKS, Task
-from models.tasks.text import Text
+from models.tasks import Task
+
+_LIBRARY = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, ArithmeticError, SafetensorError)
+"""What the Hugging Face library raises on weights and configurations that do not go together."""
 
 
 def _loading(card: Card, found: Opening, device: str | torch.device) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def _loading(card: Card, found: Opening, device: str | torch.device) -> dict[str
         "local_files_only": True,
         "use_safetensors": True,  # never a pickle
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # and reported below
         "trust_remote_code": card.trust_remote_code,
     }
     if found.config is not None:
@@ -56,6 +59,17 @@ def open_network(card: Card, device: str | torch.device | None = None) -> tuple[
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"the device is {str(device)!r}, and there is no GPU that PyTorch can use; choose cpu, or auto for what there is")
     found = opening(card)
+    module, report = _loaded(card, found, device)
+    _check_weights(found, report)
+    if module.dtype not in TOLERANCES:
+        raise ModelError(f"the weights in {found.folder} are {module.dtype}; give a dtype: float32, bfloat16 or float16")
+    network = Network(module.eval(), found.facts, found.architecture)
+    _check_places(network, card)
+    return network, task_of(network, found.tokenizer)
+
+
+def _loaded(card: Card, found: Opening, device: str | torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Returns a network with its weights on its device, and the library's report of which it lacked, had over, or could not fit."""
     wanted, kind = _loading(card, found, device), found.architecture.network()
     try:
         with silent_transformers():
@@ -64,17 +78,39 @@ def open_network(card: Card, device: str | torch.device | None = None) -> tuple[
             nn.Module.to(opened[0], device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{card.model} does not fit into the memory of {device}: {_first_line(error)}; {_smaller(card)}") from None
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except _LIBRARY as error:
         raise ModelError(f"the weights in {found.folder} cannot be loaded: {' '.join(str(error).split())}") from None
-    module, report = opened
+    if not isinstance(opened[0], PreTrainedModel):
+        raise CardError(f"{card.model} opens as a {type(opened[0]).__name__}, which is no network; correct opened_by")
+    return opened
+
+
+def _check_weights(found: Opening, report: Mapping[str, Any]) -> None:
+    """Raises ModelError where the weights are not those of their configuration."""
+    for entry in report["mismatched_keys"]:
+        raise ModelError(f"the weights in {found.folder} have {entry[0]} of {tuple(entry[1])}; its configuration says {tuple(entry[2])}")
     for key, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
         names = sorted(name for name in report[key] if not name.startswith(found.unread))
         if names:
             rule = "of its configuration" if what == "lack" else "that its configuration has no place for"
             raise ModelError(f"the weights in {found.folder} {what} {len(names)} tensors {rule}, {names[0]} among them")
-    text = Text(found.tokenizer, int(module.config.vocab_size), found.facts.mask_token_id)
-    task: Task = text if found.facts.task == Text.name else TASKS[found.facts.task]
-    return Network(module.eval(), found.facts, found.architecture), task
+
+
+def _check_places(network: Network, card: Card) -> None:
+    """Raises CardError where a network has no module at a place that its architecture names, or a configuration without its size."""
+    lacking = [
+        name
+        for name in ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+        if not hasattr(network.module.config, name)
+    ]
+    if lacking:
+        raise CardError(f"{card.model}: its configuration lacks {', '.join(lacking)}, by which every network is known here")
+    places = {str(point): network.architecture.sites[point.component].path.format(layer=point.layer) for point in network.points}
+    for name, path in {**places, **{f"readout {path}": path for path in network.architecture.readout}}.items():
+        try:
+            network.module.get_submodule(path)
+        except AttributeError:
+            raise CardError(f"{card.model}: {name} is sought at {path!r}, where the network has no module") from None
 
 
 def _first_line(error: Exception) -> str:

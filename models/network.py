@@ -22,6 +22,10 @@ HIDDEN = -2
 """Stands where a model of any vocabulary could not look; a masked one reads its mask token there."""
 
 
+class TokensError(ValueError):
+    """Tokens that a network cannot read."""
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A Hugging Face network, its facts and its architecture."""
@@ -55,6 +59,7 @@ class Network:
             tokens: Samples side by side; ``PADDING`` on the left or the right of those that are shorter.
             explicit: Whether the attention regime must be given as a mask though the network has it of itself.
         """
+        self._check(tokens)
         there = tokens != PADDING
         ragged = not bool(there.all())
         if self.facts.mask_token_id is not None:
@@ -68,6 +73,25 @@ class Network:
         elif not own:
             found["attention_mask"] = self._mask(there)
         return found
+
+    def _check(self, tokens: Tensor) -> None:
+        """Raises TokensError on what the network cannot read."""
+        if tokens.ndim != 2 or tokens.numel() == 0 or tokens.dtype.is_floating_point:
+            raise TokensError(f"tokens are {tuple(tokens.shape)} of {tokens.dtype}; they must be whole numbers, (batch, pos), at least one")
+        size, lowest, highest = int(self.module.config.vocab_size), int(tokens.min()), int(tokens.max())
+        least = PADDING if self.facts.mask_token_id is None else HIDDEN
+        if highest >= size or lowest < least:
+            wrong = highest if highest >= size else lowest
+            raise TokensError(f"the tokens hold {wrong}; they must lie in 0 to {size - 1}, or be PADDING ({PADDING}) around a sample")
+        if tokens.shape[1] > self.longest:
+            raise TokensError(f"the tokens have {tokens.shape[1]} positions; the network reads at most {self.longest}")
+        if lowest < 0:
+            there = tokens != PADDING
+            begins = there[:, 0].long() + (there[:, 1:] & ~there[:, :-1]).sum(1)
+            if (begins != 1).any():
+                raise TokensError(
+                    f"sample {int((begins != 1).long().argmax())} is empty, or has PADDING inside; it belongs around a sample"
+                )
 
     def _mask(self, there: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch one pos pos"]:
         """Returns the additive mask of the regime; a position that is padding sees itself, or its row would have no sum."""

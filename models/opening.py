@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -76,6 +77,11 @@ def read_facts(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder} cannot be used: {error}") from None
     if raw.get("model_type") not in ARCHITECTURES:
         raise ModelError(f"{folder} is of the architecture {raw.get('model_type')!r}; supported: {', '.join(ARCHITECTURES)}")
+    return _known_task(facts, folder)
+
+
+def _known_task(facts: ModelFacts, folder: Path) -> ModelFacts:
+    """Returns the facts, or raises ModelError where they name no task that there is."""
     if facts.task not in (*TASKS, Text.name):
         raise ModelError(f"{folder} speaks the task {facts.task!r}; known tasks: {', '.join((*TASKS, Text.name))}")
     return facts
@@ -102,7 +108,8 @@ def family_of(raw: Mapping[str, Any], name: str | None, what: str) -> Family:
         if name not in FAMILIES:
             raise ModelError(f"unknown family {name!r}; choose from {', '.join(FAMILIES)}")
         return FAMILIES[name]
-    classes = raw.get("architectures") or []
+    stated = raw.get("architectures") or []
+    classes = stated if isinstance(stated, list) else [stated]
     for family in FAMILIES.values():
         if what in family.hub:
             return family
@@ -120,7 +127,8 @@ def family_of(raw: Mapping[str, Any], name: str | None, what: str) -> Family:
 
 def _own_code(raw: Mapping[str, Any]) -> str:
     """Returns the names of the classes beside the weights that a configuration would have run, in one line."""
-    return ", ".join(str(code) for code in (raw.get("auto_map") or {}).values())
+    codes = raw.get("auto_map") or {}
+    return ", ".join(map(str, codes.values() if isinstance(codes, dict) else [codes]))
 
 
 def _embedding_rows(folder: Path) -> int | None:
@@ -183,9 +191,16 @@ def opening(card: Card) -> Opening:
     if CONFIG_KEY in raw:
         if card.family is not None or card.layout is not None:
             raise CardError(f"{card.model} states what it is: a card may correct its [facts], and has no family or layout")
-        facts = ModelFacts(**{**asdict(read_facts(folder)), **(card.facts or {})})
+        stated = read_facts(folder)
+        facts = _known_task(ModelFacts(**{**asdict(stated), **(card.facts or {})}), folder)
+        architecture = ARCHITECTURES[raw["model_type"]]
+        kind = architecture.network().config_class
+        assert kind is not None
+        config = None
+        if facts.attention != stated.attention:
+            set_attention(architecture, config := kind.from_dict(raw), facts.attention)
         tokenizer = _tokenizer(folder, None, trusted=False) if facts.task == Text.name else None
-        return Opening(folder, True, facts, ARCHITECTURES[raw["model_type"]], None, {}, tokenizer)
+        return Opening(folder, True, facts, architecture, config, {}, tokenizer)
     if card.layout is not None:
         if card.stated is None:
             raise CardError(f"{card.model}: a card with a [layout] needs [facts]: objective, attention, logit_shift and mask_token_id")
@@ -194,7 +209,13 @@ def opening(card: Card) -> Opening:
                 f"{card.model} brings code of its own ({runs}), which runs with trust_remote_code = true alone; it is in {folder}"
             )
         return Opening(
-            folder, False, card.stated, described(card.layout), None, {}, _tokenizer(folder, None, trusted=card.trust_remote_code)
+            folder,
+            False,
+            _known_task(card.stated, folder),
+            described(card.layout),
+            None,
+            {},
+            _tokenizer(folder, None, trusted=card.trust_remote_code),
         )
     family = family_of(raw, card.family, card.model)
     raw["embedding_rows"] = _embedding_rows(folder)
@@ -210,8 +231,8 @@ def _native(family: Family, raw: Mapping[str, Any], folder: Path) -> tuple[Archi
     try:
         translated = family.configuration(raw)
         return architecture, kind.from_dict(translated), translated
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder} has no configuration of the family {family.name!r}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        raise ModelError(f"{folder} has no configuration of the family {family.name!r}: {' '.join(str(error).split())}") from None
 
 
 def configuration_of(card: Card) -> tuple[Architecture, PreTrainedConfig]:
@@ -228,8 +249,16 @@ def configuration_of(card: Card) -> tuple[Architecture, PreTrainedConfig]:
         kind = architecture.network().config_class
         assert kind is not None
         return architecture, kind.from_dict(raw)
+    if card.layout is not None:
+        raise ModelError(f"{card.model} is known by its layout alone, and what it takes cannot be counted")
     architecture, config, _ = _native(family_of(raw, card.family, card.model), raw, folder)
     return architecture, config
+
+
+def _block_size(raw: Mapping[str, Any], family: Family) -> Any:
+    """Returns the places of a block: what the configuration states, under either name, or what its family knows."""
+    stated = (raw.get(name) for name in ("block_size", "bd_size"))
+    return next((size for size in stated if size is not None), family.behaviour.block_size)
 
 
 def _of_family(
@@ -242,16 +271,16 @@ def _of_family(
         "attention": behaviour.attention,
         "logit_shift": behaviour.logit_shift,
         "task": Text.name,
-        "block_size": int(raw.get("block_size") or raw.get("bd_size") or behaviour.block_size or 0)
-        if behaviour.attention == "block-causal"
-        else None,
+        "block_size": _block_size(raw, family) if behaviour.attention == "block-causal" else None,
     }
     architecture, config, translated = _native(family, raw, folder)
     overrides = dict(card.facts or {})
+    if overrides.get("objective") == "causal":
+        overrides.setdefault("mask_token_id", None)
     if "mask_token_id" not in overrides:
         stated = raw.get("mask_token_id", translated.get("mask_token_id"))
         overrides["mask_token_id"] = _mask_token(stated, family, tokenizer, folder)
-    facts = ModelFacts(**{**known, **overrides})
+    facts = _known_task(ModelFacts(**{**known, **overrides}), folder)
     set_attention(architecture, config, facts.attention)
     setattr(config, CONFIG_KEY, facts.to_config())
     return facts, architecture, config

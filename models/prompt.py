@@ -61,8 +61,11 @@ def identities(sample_ids: Sequence[int] | None, n_samples: int) -> tuple[int, .
 def check_tokens(model: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> None:
     """Raises PromptError where the model cannot read these tokens (``PADDING`` beyond the end of a sample is never read)."""
     longest, vocabulary = model.longest, int(model.module.config.vocab_size)
-    if tokens.shape[1] > longest:
-        raise PromptError(f"the prompt has {tokens.shape[1]} positions; {model.name} reads at most {longest}")
+    length = int((tokens != PADDING).sum(1).max())
+    if length > longest:
+        raise PromptError(f"the prompt has {length} positions; {model.name} reads at most {longest}")
+    if (tokens[:, 0] == PADDING).any():
+        raise PromptError("a prompt begins with PADDING; prompts to write into are padded on the right, or given as a list")
     inside = tokens[torch.arange(tokens.shape[1], device=tokens.device) < (tokens != PADDING).sum(1)[:, None]]
     outside = inside[(inside < 0) | (inside >= vocabulary)]
     if len(outside):

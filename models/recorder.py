@@ -120,6 +120,10 @@ def capture(record: Record, step: int, logit_shift: int, found: dict[str, Tensor
 
 def _placed(name: str, channel: Channel, activation: Tensor, logit_shift: int) -> Float[Tensor, "batch pos ..."]:
     """Returns what a channel reads at the positions it is about; NaN elsewhere."""
+    if channel.point.by_head:
+        raise TrajectoryError(
+            f"the channel {name!r} is of {channel.point}, which is of pairs of positions by head; a channel is of positions"
+        )
     values = channel.read(activation)
     if not isinstance(values, Tensor):
         raise TrajectoryError(f"the channel {name!r} reads a {type(values).__name__} from {channel.point}; it must be a tensor")
@@ -132,7 +136,11 @@ def _placed(name: str, channel: Channel, activation: Tensor, logit_shift: int) -
     kept = torch.full_like(values, torch.nan, dtype=torch.float16)
     about = range(logit_shift, values.shape[1]) if channel.positions is None else channel.positions
     places = [position for position in about if logit_shift <= position < values.shape[1]]
-    kept[:, places] = values[:, [position - logit_shift for position in places]].to(torch.float16)
+    own = values[:, [position - logit_shift for position in places]]
+    kept[:, places] = own.to(torch.float16)
+    if torch.isinf(kept[:, places]).any() and torch.isfinite(own).all():
+        largest = float(own.abs().max())
+        raise TrajectoryError(f"the channel {name!r} reads {largest:g} at {channel.point}; it is kept in float16, to 65504: scale it")
     return kept
 
 

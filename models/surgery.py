@@ -255,8 +255,12 @@ def _replacing(model: LanguageModel, patch: Patch, context: StepContext) -> Edit
     canvas = (source.expand(int(context.rows.max()) + 1, -1) if len(source) == 1 else source)[context.rows, :length]
     _, cache = model.run_with_cache(canvas, [patch.point])
     places = range(length) if patch.positions is None else patch.positions
+    if patch.point.by_head and patch.positions is not None:
+        raise TrajectoryError(f"{patch.point} is of pairs of positions by head: it is patched whole, without positions")
 
     def edit(activation: Tensor) -> Tensor:
+        if patch.point.by_head:
+            return cache[patch.point].to(activation.dtype)
         edited = activation.clone()
         edited[:, list(places)] = cache[patch.point][:, list(places)].to(edited.dtype)
         return edited

@@ -31,7 +31,7 @@ class Table(PreTrainedModel):
     """A network whose logits at position i depend on the token there and on i."""
 
     def __init__(self) -> None:
-        super().__init__(PreTrainedConfig())
+        super().__init__(PreTrainedConfig(vocab_size=VOCAB, max_position_embeddings=POS))
         self.head = nn.Identity()
         self.table = nn.Parameter(torch.randn(POS, VOCAB, VOCAB, generator=torch.Generator().manual_seed(0)))
 

@@ -31,7 +31,6 @@ from models.hookpoints import HookPoint
 from models.network_shape import shape_of
 from models.pairs import PAIRS, Member, Pair, PairError, PublicSae, pair_of
 from models.tasks.stories.task import TOKENIZER
-from models.tasks.text import Text
 
 EACH = pytest.mark.parametrize("pair", PAIRS.values(), ids=lambda pair: pair.name)
 MEMBERS = {member.hub: member for pair in PAIRS.values() for member in (pair.causal, pair.diffusion)}
@@ -183,7 +182,7 @@ def labels(path: Path) -> None:
 def walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The files of the road of a random pair of dLLM's kind, in the folder where this process now is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Text, "length", 32)
+    monkeypatch.setattr("models.tasks.text.WINDOW", 32)
     checkpoint(tmp_path / "parent", "Qwen3ForCausalLM", "qwen3")
     checkpoint(tmp_path / "grown", "A2DQwen3LMHeadModel", "a2d-qwen3")
     labels(tmp_path / "labels.jsonl")

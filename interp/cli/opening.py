@@ -31,7 +31,6 @@ mask_token_id = 126336            # of a masked model
 
 [layout]                          # only for a network of no known architecture (`denoscope models`)
 opened_by = "AutoModelForCausalLM"
-blocks = "model.layers"
 readout = ["model.norm", "lm_head"]
 
 [layout.sites]                    # TransformerLens's names: path of a module, and which end

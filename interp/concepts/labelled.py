@@ -117,6 +117,9 @@ def _in_own_tokens(line: _Line, task: Text) -> _Document:
     """Returns a text in the tokens of a model's own tokenizer, and none that it would put around it."""
     given = _content(line, "text")
     found = task.tokenizer(given, add_special_tokens=False, return_offsets_mapping=True)
+    if task.mask_token_id in found["input_ids"]:
+        mask = task.vocabulary[task.mask_token_id]
+        raise LabelError(f"{line.where}: the text holds {mask!r}, the model's mask token; a text is plain")
     spans = [(end - len(given[start:end].lstrip()), end) for start, end in found["offset_mapping"]]
     return _Document(np.array(found["input_ids"]), np.array(spans))
 

@@ -60,7 +60,7 @@ class Architecture:
 
 
 def set_attention(architecture: Architecture, config: PreTrainedConfig, attention: Attention) -> None:
-    """Writes an attention regime into a configuration.
+    """Writes an attention regime into a configuration; sliding windows of some blocks are a matter of causal attention alone.
 
     Raises:
         FactsError: Where the architecture cannot have the regime.
@@ -68,6 +68,8 @@ def set_attention(architecture: Architecture, config: PreTrainedConfig, attentio
     if attention == "causal" and attention not in architecture.regimes:
         raise FactsError(f"{architecture.model_type} has no {attention!r} attention; choose from {', '.join(architecture.regimes)}")
     config.is_causal = attention == "causal"
+    if attention != "causal" and "causal" in architecture.regimes and getattr(config, "sliding_window", None):
+        config.sliding_window = config.max_position_embeddings  # a causal parent's windows are none of what was grown from it
 
 
 EMBEDDING_STD = 0.3

@@ -18,6 +18,7 @@ from models.tasks.base import TaskError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+WINDOW, MOST_BLANKS = 256, 100_000
 _BLANK = re.compile(r"\[MASK(?::(\d+))?\]")
 
 
@@ -27,12 +28,12 @@ class Text:
     name: str = "text"
     hidden_token_id: int = -2
     """See ``models.network.HIDDEN``."""
-    length: int = 256
-    """Positions of a window that a longer text is cut into."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, size: int, mask_token_id: int | None) -> None:
-        """Takes the tokenizer (None where there is none), how many tokens the network scores, and the mask token, if it has one."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, size: int, mask_token_id: int | None, longest: int) -> None:
+        """Takes the tokenizer, if there is one, how many tokens the network scores, the mask token, if it has one, and its positions."""
         self._tokenizer, self._size = tokenizer, size
+        self.length: int = min(WINDOW, longest)
+        """Positions of a window that a longer text is cut into."""
         self.mask_token_id: int = self.hidden_token_id if mask_token_id is None else mask_token_id
 
     @property
@@ -45,7 +46,7 @@ class Text:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The text of each token id; of one that the tokenizer lacks, its number in angle brackets."""
-        known = 0 if self._tokenizer is None else len(self._tokenizer)
+        known = 0 if self._tokenizer is None else len(self.tokenizer)
         return tuple(str(self.tokenizer.decode([index])) if index < known else f"<{index}>" for index in range(self._size))
 
     def encode(self, text: str) -> list[int]:
@@ -61,8 +62,14 @@ class Text:
         """
         if self.tokenizer.chat_template is None:
             raise TaskError("the tokenizer has no chat template; give plain text with [MASK:n] where n tokens are to be written")
+        from jinja2 import TemplateError
+
         turns = [{"role": "user", "content": message}]
-        return f"{self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)}[MASK:{blanks}]"
+        try:
+            asked = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except (TemplateError, ValueError) as error:
+            raise TaskError(f"the tokenizer's chat template refuses the message: {' '.join(str(error).split())}") from None
+        return f"{asked}[MASK:{blanks}]"
 
     def parse(self, text: str) -> Int[Tensor, "1 pos"]:
         """Returns one sequence to write into: ``[MASK:n]`` in the text is n tokens to write, and all else is given.
@@ -73,12 +80,24 @@ class Text:
         ids: list[int] = []
         given = 0
         for blank in _BLANK.finditer(text):
-            ids += self.encode(text[given : blank.start()]) + [self.mask_token_id] * int(blank[1] or 1)
+            blanks = int(blank[1] or 1)
+            if blanks > MOST_BLANKS:
+                raise TaskError(f"[MASK:{blank[1]}] asks for more tokens than any model here writes; n is at most {MOST_BLANKS}")
+            ids += self._given(text[given : blank.start()]) + [self.mask_token_id] * blanks
             given = blank.end()
-        ids += self.encode(text[given:])
+        ids += self._given(text[given:])
         if self.mask_token_id not in ids:
             raise TaskError("the prompt leaves nothing to write; put [MASK:n], n at least 1, where n tokens are to be written")
         return torch.tensor([ids])
+
+    def _given(self, text: str) -> list[int]:
+        """Returns the tokens of a text that is given; raises TaskError where it holds the mask token, which would be written over."""
+        ids = self.encode(text)
+        if self.mask_token_id in ids:
+            raise TaskError(
+                f"the prompt holds {self.vocabulary[self.mask_token_id]!r}, the mask token; put [MASK:n] where n tokens are to be written"
+            )
+        return ids
 
     def read(self, path: Path, limit: int | None = None) -> list[Int[Tensor, " _"]]:
         """Returns the sequences of a file's prompts, one a line, as ``parse`` reads them; blank lines are skipped.
@@ -110,7 +129,7 @@ class Text:
 
     def _spelled(self, ids: list[int]) -> Iterator[str]:
         """Yields the text of tokens: of those that the tokenizer has together, as it joins them, and of any other alone."""
-        known = len(self.tokenizer)
+        known = min(len(self.tokenizer), self._size)
         for alone, run in groupby(ids, key=lambda token: token == self.mask_token_id or token >= known):
             if alone:
                 yield from ("[MASK]" if token == self.mask_token_id else self.vocabulary[token] for token in run)

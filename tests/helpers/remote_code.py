@@ -62,7 +62,6 @@ class BoxModel(PreTrainedModel):
 """
 LAYOUT = """\
 [layout]
-blocks = "stack"
 readout = ["end", "head"]
 opened_by = "AutoModelForMaskedLM"
 [layout.sites]
