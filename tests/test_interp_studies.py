@@ -196,7 +196,7 @@ def test_what_is_not_for_a_study_is_an_error(puzzle_file: Path) -> None:
 def test_every_study_has_both_scales(study: Any) -> None:
     assert set(study.sizes) == {"small", "full"}
     assert study.title
-    assert study.about
+    assert all((study.claim, study.about, study.limits))
 
 
 # ---------------------------------------------------------------- order

@@ -226,6 +226,11 @@ def _figure(word: str, own: Estimate, others: Mapping[str, Estimate | None], *, 
 
 ACCOUNT = Study(
     title="How far can the account of a run be believed?",
+    claim="A diffusion model has no faithful chain of thought; one can be read from it",
+    limits=(
+        "One pair of one size on one task whose reasons a solver can check; a sound reason need not be the model's own, which the tests of "
+        "faithfulness ask by intervention (`denoscope faithfulness`)."
+    ),
     about=(
         "A run of the diffusion model is told as a pseudo chain of thought by readers learned on its causal twin. Are the reasons sound, "
         "is everything explained, is what is called decided written later, and does the account know what comes next? What is lost against "

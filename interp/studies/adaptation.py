@@ -279,6 +279,8 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 ADAPTATION = Study(
     title="Ways from a causal model to a masked one",
+    claim="Growing a diffusion model from a causal one is cheaper than training it from random weights, and keeps its insides in place",
+    limits="One architecture, one task and about a million parameters; each method at its own published settings, without a search.",
     about=(
         "A causal model is trained on sudoku, then grown into a masked-diffusion model by each method at equal compute, beside the same "
         "network from random weights. How soon does each solve boards, and how far does each layer move from the causal twin?"
@@ -290,4 +292,5 @@ ADAPTATION = Study(
     },
     measure=measure,
     findings=findings,
+    resumes=True,
 )

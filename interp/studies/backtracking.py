@@ -128,6 +128,8 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 BACKTRACKING = Study(
     title="Backtracking: does the model doubt what it wrote?",
+    claim="A diffusion model backtracks: it knows when a digit that it wrote is wrong, and takes it back",
+    limits="Linear readers alone: what they do not find may be there in another form. One model, which was never trained to revise.",
     about=(
         "A diffusion model that may take back what it wrote: does it hold, in any form that a linear reader finds, that a written digit is "
         "wrong; does its own output; do they tell in advance what a policy takes back, and what it mends from what it spoils; and does "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ class Request:
     """The user's own files."""
     clock: Clock = field(default_factory=Clock)
     work: Path | None = None
-    """Where a study that trains keeps what is finished, so that it can go on after a stop; None is a folder that goes away."""
+    """Where a study that resumes keeps what is finished, so that it can go on after a stop; None is a folder that goes away."""
 
 
 def twins_of(request: Request, task: str) -> Twins:
@@ -55,8 +56,12 @@ class Study:
     """A study that can be run."""
 
     title: str
+    claim: str
+    """The sentence, or the sentences, that it puts to the test."""
     about: str
-    """What it asks, in a paragraph."""
+    """Its design: what is measured beside what, in a paragraph."""
+    limits: str
+    """What it cannot tell."""
     models: tuple[str, ...]
     """The models it is about unless others are named; none where it makes its own."""
     sizes: Mapping[str, Any]
@@ -66,6 +71,8 @@ class Study:
     """What the statistics say, in sentences, whichever way they came out."""
     takes_puzzles: bool = False
     """Whether it measures on the user's files as well."""
+    resumes: bool = False
+    """Whether it keeps what is finished in ``Request.work``."""
 
 
 class StudyReport(Entry):
@@ -74,8 +81,11 @@ class StudyReport(Entry):
     schema_version: Literal[1] = 1
     study: str
     title: str
-    about: str
+    claim: str = Field(description="What is put to the test.")
+    about: str = Field(description="The design.")
+    limits: str = Field(description="What the study cannot tell.")
     scale: str
+    command: str = Field(description="What was run.")
     sizes: dict[str, int] = Field(description="How many boards, sites and so on the scale stands for.")
     seed: int
     models: list[ModelEntry]
@@ -91,6 +101,11 @@ def _loaded(names: Sequence[str]) -> tuple[LanguageModel, ...]:
     if twice:
         raise StudyError(f"several models are called {', '.join(twice)}; the folders of a study's models need names of their own")
     return models
+
+
+def _command(name: str, scale: str, seed: int, models: Sequence[str], puzzles: Sequence[Path]) -> str:
+    given = [word for model in models for word in ("--model", model)] + [word for path in puzzles for word in ("--puzzles", str(path))]
+    return shlex.join(["denoscope", "study", name, "--scale", scale, "--seed", str(seed), *given, "--out", f"runs/{name}"])
 
 
 def run_study(
@@ -113,7 +128,7 @@ def run_study(
         scale: One of the study's scales.
         seed: Of everything that is drawn.
         puzzles: Files to measure on as well.
-        work: A folder in which a study that trains goes on where it was stopped.
+        work: A folder in which a study that resumes goes on where it was stopped.
         tell: Told (stage, done, total).
 
     Raises:
@@ -132,8 +147,11 @@ def run_study(
     return StudyReport(
         study=name,
         title=study.title,
+        claim=study.claim,
         about=study.about,
+        limits=study.limits,
         scale=scale,
+        command=_command(name, scale, seed, models, puzzles),
         sizes=asdict(study.sizes[scale]),
         seed=seed,
         models=[model_entry(model) for model in loaded],

@@ -78,6 +78,8 @@ def _said(named: dict[str, Statistic]) -> Iterator[str]:
 
 LENS_STUDY = Study(
     title="What would each layer answer?",
+    claim="Inside one call the answer is ready layers before the last",
+    limits="A lens shows what a linear map reads, not what later blocks use; one pair on one task.",
     about=(
         "Logit and tuned lenses on both twins, the causal twin's also on the diffusion twin, as they are and through a map fitted without "
         "labels. Between two calls of a run nothing passes but tokens; within one, the depth is the network's: after how many of its "

@@ -160,6 +160,8 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 UNMASKING = Study(
     title="Every unmasking policy on the same boards",
+    claim="How the places to write are chosen decides how much is solved, and at what cost",
+    limits="One model, and each policy at its published defaults; calls are counted, and what a call costs is not.",
     about=(
         "One diffusion model, and every published way to decide what to write next. Which solves most, and at what cost; does taking "
         "cells back mend or spoil; does it write in the order of deduction; and how soon is the answer decided?"

@@ -266,6 +266,11 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 STORY_LEADS = Study(
     title="What is read of a story before it is written",
+    claim="What a story will be about is readable before it is written",
+    limits=(
+        "Short stories of one corpus and a small model, whose own words are what the facts are checked against; labels are made by lists "
+        "of words, so a topic is what they find."
+    ),
     about=(
         "A diffusion model writes a story in an order of its own. Can its genre, the topic of its title, the names in it, how its "
         "ending is told, dialogue and tense be read in the places that are not written yet; from which call on; and is that sooner than "

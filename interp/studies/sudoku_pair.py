@@ -145,7 +145,9 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 SUDOKU_PAIR = Study(
     title="The sudoku twins",
+    claim="A diffusion model of six million parameters solves the boards that its causal twin fails at, the easy cells first",
     about=ABOUT,
+    limits="One pair, of one size and one run of training each; both of the same data, and the diffusion model of more steps.",
     models=("sudoku-ar", "sudoku-diffusion"),
     sizes={
         "small": Sizes(boards=20, mixed=20, fitted=300, tested=150, places=8),

@@ -112,6 +112,7 @@ def render_page(
     tables: Sequence[Table] = (),
     intro: str = INTRO,
     links: Mapping[str, str] | None = None,
+    frame: Mapping[str, str] | None = None,
 ) -> str:
     """Returns one standalone HTML page: title, findings, board viewer, figures, tables.
 
@@ -123,6 +124,7 @@ def render_page(
         tables: Shown last.
         intro: One paragraph below the title.
         links: Pages that belong to it, by what they are called; paths from its own folder.
+        frame: What the findings stand in, by its heading: the claim, the limits, the command.
     """
     loader = PackageLoader("interp.viz", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -133,6 +135,7 @@ def render_page(
         intro=intro,
         findings=list(findings),
         links=links or {},
+        frame=frame or {},
         tables=list(tables),
         has_traces=bool(traces),
         traces_json=safe_json([_trace_payload(trace) for trace in traces]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from plotly.graph_objects import Figure
 
@@ -91,9 +91,10 @@ def statistic_table(statistic: Statistic) -> Table:
     return Table(f"{statistic.title} ({statistic.unit})", columns, rows, "Brackets hold 95 % intervals; n stands behind them.")
 
 
-def _page(title: str, about: str, findings: Sequence[str], statistics: Sequence[Statistic]) -> str:
+def _page(title: str, about: str, findings: Sequence[str], statistics: Sequence[Statistic], frame: Mapping[str, str] | None = None) -> str:
     return render_page(
         title=title,
+        frame=frame,
         traces=(),
         figures=[statistic_figure(statistic) for statistic in statistics if statistic.values],
         findings=findings,
@@ -103,8 +104,9 @@ def _page(title: str, about: str, findings: Sequence[str], statistics: Sequence[
 
 
 def study_page(report: StudyReport) -> str:
-    """Returns the standalone page of a study: findings, a figure a statistic that has values, and every number in tables."""
-    return _page(report.title, report.about, report.findings, report.statistics)
+    """Returns the standalone page of a study: claim, design, limits and command, findings, figures, and every number in tables."""
+    frame = {"Claim": report.claim, "Limits": report.limits, "Command": report.command}
+    return _page(report.title, report.about, report.findings, report.statistics, frame)
 
 
 def battery_page(report: FaithfulnessReport) -> str:

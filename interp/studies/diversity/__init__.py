@@ -128,11 +128,15 @@ def findings(statistics: Sequence[Statistic]) -> list[str]:
 
 DIVERSITY = Study(
     title="Are the answers of diffusion more diverse?",
+    claim="Diffusion models have more diverse ideas",
+    limits=(
+        "It crosses one model of each objective with rules of remasking; what the objective does apart from the rest of training "
+        "(2605.12522) needs models trained under more objectives."
+    ),
     about=(
         "The same prompt, many answers: a causal model and the diffusion model grown from it, each at several temperatures, the diffusion "
         "model in several orders and numbers of calls. Diversity is cheap at the price of quality, so both are measured and compared at "
-        "equal quality: on boards whose solutions are counted exactly, and on stories. It crosses one model of each objective with rules "
-        "of remasking; what the objective does apart from the rest of training (2605.12522) needs models trained under more objectives."
+        "equal quality: on boards whose solutions are counted exactly, and on stories."
     ),
     models=("sudoku-ar", "sudoku-diffusion", "stories-ar", "stories-diffusion"),
     sizes={
