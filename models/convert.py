@@ -124,6 +124,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _mask_token(tokenizer: PreTrainedTokenizerBase, family: Family, asked: str | None, rows: int) -> int:
     """Returns the mask token, which the tokenizer has from then on: as asked, its own, the family's by number, or the family's by text."""
     behaviour, known = family.behaviour, tokenizer.get_vocab()
+    if asked in known and (asked not in tokenizer.get_added_vocab() or asked in _other_ends(tokenizer)):
+        raise ConvertError(f"{asked!r} means something else to the tokenizer already; name a mask token that no text holds")
     has = [text for text in (*behaviour.mask_tokens, tokenizer.mask_token) if text in known]
     if asked is None and not has and behaviour.mask_token_id is not None:
         mask, text = behaviour.mask_token_id, f"number {behaviour.mask_token_id}"
@@ -134,6 +136,11 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase, family: Family, asked: str |
     if mask >= rows:
         raise ConvertError(f"the mask token {text!r} would be token {mask}, and the network has {rows} tokens; name one of those")
     return mask
+
+
+def _other_ends(tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
+    """Returns the special tokens that are no mask."""
+    return [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token]
 
 
 def _write_tensors(folder: Path, layout: Layout, out: Path) -> None:

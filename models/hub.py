@@ -31,6 +31,8 @@ def model_folder(name: str | Path, revision: str | None = None, *, only_configur
     """
     for folder in (PRETRAINED / name, Path(name)):
         if (folder / "config.json").is_file():
+            if revision is not None:
+                raise ModelError(f"{str(name)!r} is a folder, and the revision {revision!r} is asked of it; only the hub has any")
             return folder
     if not Path(name).exists() and _HUB_ID.fullmatch(str(name)):
         return _fetched(str(name), revision, ["config.json"] if only_configuration else list(WANTED))

@@ -410,6 +410,9 @@ def test_models_and_policies_print_one_json_value(denoscope: Run) -> None:
     assert set(policies) == set(POLICIES)
     assert policies["threshold"]["options"] == {"threshold": 0.9999}
     assert all(entry["about"] for entry in policies.values())
+    unheeded = denoscope("models", "--dtype", "float16", "--family", "gpt2")
+    assert unheeded.code == 2
+    assert "--family, --dtype without --check; say which model to check" in " ".join(unheeded.stderr.split())
     for command, word in (("models", "gpt2"), ("policies", "topk_margin")):
         ended = denoscope(command)
         assert (ended.code, ended.stderr) == (0, "")

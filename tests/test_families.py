@@ -313,6 +313,7 @@ def failed_of(checks: list[Check]) -> list[str]:
         ("family = 'llama'\n[facts]\ncolour = 1\n", CardError, "'colour' is no fact"),
         (TRUSTED + LAYOUT.replace("AutoModelForMaskedLM", "AutoBox"), CardError, "opened_by is 'AutoBox'; it must be a class"),
         ("model", CardError, "is no TOML"),
+        ("revision = 'v2'", ModelError, "is a folder, and the revision 'v2' is asked of it; only the hub has any"),
     ],
 )  # fmt: skip
 def test_a_card_that_says_something_else_is_refused(text: str, error: type[Exception], message: str, box: Path) -> None:

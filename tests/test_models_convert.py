@@ -123,6 +123,7 @@ def test_what_cannot_be_converted_is_named_and_nothing_is_written(parent: Parent
         ((full, "dream", out), "nothing is converted to the family 'dream'; choose from a2d-llama, a2d-qwen2, a2d-qwen3, diffugpt"),
         ((full, "diffugpt", out), "is a llama, and diffugpt is made of a gpt2; it can become: a2d-llama"),
         ((full, "a2d-llama", full), "is there already and not empty"),
+        ((full, "a2d-llama", out, "a"), "'a' means something else to the tokenizer already"),
         ((full, "a2d-llama", out, "<|new|>"), "mask token '<.new.>' would be token 6000, and the network has 6000 tokens"),
         (("sudoku-ar", "diffugpt", out), "has no tokenizer"),
     ):

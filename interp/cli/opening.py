@@ -61,10 +61,13 @@ def models(
     if example:
         typer.echo(EXAMPLE, nl=False)
         return
+    settings = {"trust_remote_code": trust_remote_code or None, "revision": revision, "family": family, "dtype": dtype}
     if check is None:
+        given = [f"--{name.replace('_', '-')}" for name, value in {**settings, "device": device}.items() if value is not None]
+        if given:
+            raise OutputError(f"{', '.join(given)} without --check; say which model to check")
         _list(as_json)
         return
-    settings = {"trust_remote_code": trust_remote_code or None, "revision": revision, "family": family, "dtype": dtype}
     checks = _checked(check, device, {name: value for name, value in settings.items() if value is not None})
     if as_json:
         print_json([asdict(one) for one in checks])

@@ -58,8 +58,10 @@ class Text:
         """Returns a prompt that asks a message by the tokenizer's own chat template, with so many tokens left to write.
 
         Raises:
-            TaskError: Where the tokenizer has no template.
+            TaskError: Where the tokenizer has no template, or the message itself holds places to write.
         """
+        if blank := _BLANK.search(message):
+            raise TaskError(f"the message holds {blank[0]!r}; a message is asked whole, and its answer is what is written")
         if self.tokenizer.chat_template is None:
             raise TaskError("the tokenizer has no chat template; give plain text with [MASK:n] where n tokens are to be written")
         from jinja2 import TemplateError
@@ -106,7 +108,7 @@ class Text:
             TaskError: Naming file and line, on a prompt that leaves nothing to write, or a file that holds none or is no text.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
         found = []

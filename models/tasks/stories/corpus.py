@@ -76,7 +76,7 @@ def read_stories(paths: Iterable[Path], split: Split) -> list[Story]:
     for path in paths:
         names.append(str(path))
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise CorpusError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
         found |= dict.fromkeys(parse_stories(text, str(path)))

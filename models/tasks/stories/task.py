@@ -94,7 +94,7 @@ class Stories:
             TaskError: Naming file and line, on a prompt that cannot be written into, or a file that holds none or is no text.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
         found = []
