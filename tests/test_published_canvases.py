@@ -7,56 +7,17 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import inf
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from fake_networks import LENGTH, VOCAB, FakeNetwork
 
 from models.decoding import Decoding, Stopping
 from models.denoise import denoise
-from models.facts import ModelFacts
-from models.language_model import LanguageModel
 from models.trajectory import Trajectory
 from models.unmasking import POLICIES
-
-LENGTH, VOCAB = 16, 12
-
-
-class FakeNetwork(LanguageModel):
-    """A fixed network: the logits of a position depend on every token of the canvas, through random tables. The mask is the last token."""
-
-    device = torch.device("cpu")
-    fingerprint = "fake:0"
-
-    def __init__(self, seed: int = 0, scale: float = 2.0, length: int = LENGTH, vocab: int = VOCAB) -> None:
-        rng = np.random.default_rng(seed)
-        self.name, self.mask = "fake", vocab - 1
-        facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=self.mask, task="sudoku")
-        self.network = SimpleNamespace(longest=length, facts=facts)
-        self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=vocab))
-        self.bias = scale * rng.normal(size=(length, vocab))
-        self.pull = scale * rng.normal(size=(length, length, vocab, vocab))
-
-    def numpy_logits(self, canvases: np.ndarray) -> np.ndarray:
-        """Returns the logits of one canvas, or of a batch."""
-        place = np.arange(canvases.shape[-1])
-        return self.bias[place] + self.pull[place[:, None], place, canvases[..., None, :]].mean(-2)
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        return torch.from_numpy(self.numpy_logits(tokens.numpy())).float()
-
-    def softmax(self, logits: np.ndarray) -> np.ndarray:
-        """Returns probabilities. The mask is never predicted (MDLM's "zero masking probabilities"; the others trust training)."""
-        exponents = np.exp(logits - logits[..., : self.mask].max(-1, keepdims=True))
-        exponents[..., self.mask] = 0
-        return exponents / exponents.sum(-1, keepdims=True)
-
-    def predict(self, x: Any, temperature: float = 1.0) -> np.ndarray:
-        """Returns the probabilities of every position of one canvas."""
-        return self.softmax(self.numpy_logits(np.asarray(x)) / temperature)
 
 
 def prompts(seed: int, masked: int, batch: int = 4, first: int = 0) -> np.ndarray:
@@ -119,7 +80,7 @@ def llada(network: FakeNetwork, x: np.ndarray, prompt: int, steps: int, block_le
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize(("prompt", "block", "steps"), [(4, 12, 12), (4, 12, 5), (4, 4, 12), (4, 4, 6), (4, 3, 20), (5, 11, 3), (8, 2, 4)])
 def test_low_confidence_is_lladas_with_blocks_and_guidance(seed: int, guidance: float, prompt: int, block: int, steps: int) -> None:
-    network, tokens = FakeNetwork(seed), prompts(seed, LENGTH - prompt, first=prompt)
+    network, tokens = FakeNetwork(seed, scale=2.0), prompts(seed, LENGTH - prompt, first=prompt)
     run = decode(network, tokens, "low_confidence", steps=steps, block_length=block, guidance=guidance)
     same_history(run, [llada(network, row, prompt, steps, block, guidance) for row in tokens])
 
@@ -157,7 +118,7 @@ def dream(network: FakeNetwork, x: np.ndarray, alg: str, steps: int, eps: Fracti
 @pytest.mark.parametrize("alg", ["maskgit_plus", "topk_margin", "entropy"])
 @pytest.mark.parametrize("steps", [None, 1, 2, 3, 4, 6])
 def test_the_confidence_policies_are_dreams(seed: int, alg: str, steps: int | None) -> None:
-    network, tokens = FakeNetwork(seed), prompts(seed, masked=12)
+    network, tokens = FakeNetwork(seed, scale=2.0), prompts(seed, masked=12)
     # Dream's grid ends at eps = 1e-3, so that its shares are rounded down to less (0 of 12 in the first of 12 steps); ours are even: eps 0.
     assert dream_share(12, 0, 12, Fraction(1, 1000)) == 0
     same_history(decode(network, tokens, alg, steps=steps), [dream(network, row, alg, steps or 12, Fraction(0)) for row in tokens])
@@ -251,7 +212,7 @@ def sdar(network: FakeNetwork, x: np.ndarray, strategy: str, block_length: int, 
 @pytest.mark.parametrize("strategy", ["sequential", "low_confidence_static"])
 @pytest.mark.parametrize(("block", "steps"), [(4, 4), (4, 3), (4, 1), (8, 8), (8, 5), (2, 2)])
 def test_the_fixed_schedules_are_sdars(seed: int, strategy: str, block: int, steps: int) -> None:
-    network, tokens = FakeNetwork(seed), prompts(seed, masked=8, first=8)
+    network, tokens = FakeNetwork(seed, scale=2.0), prompts(seed, masked=8, first=8)
     run = decode(network, tokens, strategy, steps=steps * 8 // block, block_length=block)
     same_history(run, [sdar(network, row, strategy, block, steps, inf) for row in tokens])
 

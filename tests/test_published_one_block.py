@@ -2,56 +2,15 @@
 
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from fake_networks import LENGTH, MASK, FakeNetwork, prompts
 
 from models.decoding import Decoding
 from models.denoise import denoise
-from models.facts import ModelFacts
-from models.language_model import LanguageModel
 from models.trajectory import Trajectory
-
-MASK, VOCAB, LENGTH = 11, 12, 16
-
-
-class FakeNetwork(LanguageModel):
-    """A fixed network: the logits of a position depend on every token of the canvas, through random tables."""
-
-    def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
-        rng = np.random.default_rng(seed)
-        self.name = "fake"
-        facts = ModelFacts(objective="masked", attention="full", logit_shift=0, mask_token_id=MASK, task="sudoku")
-        self.network = SimpleNamespace(longest=LENGTH, facts=facts)
-        self.module = SimpleNamespace(config=SimpleNamespace(vocab_size=VOCAB))
-        self.bias = scale * rng.normal(size=(LENGTH, VOCAB))
-        self.pull = scale * rng.normal(size=(LENGTH, LENGTH, VOCAB, VOCAB))
-        self.read: list[Tensor] = []
-
-    device = torch.device("cpu")
-    fingerprint = "fake:0"
-
-    def numpy_logits(self, canvas: np.ndarray) -> np.ndarray:
-        """Returns the logits of one canvas."""
-        place = np.arange(len(canvas))
-        return self.bias[place] + self.pull[place[:, None], place[None, :], canvas[None, :]].mean(1)
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        self.read.append(tokens.clone())
-        return torch.from_numpy(np.stack([self.numpy_logits(row) for row in tokens.numpy()])).float()
-
-
-def prompts(batch: int, pos: int, seed: int = 0, rate: float = 0.6) -> Tensor:
-    """Returns random canvases, each with something masked."""
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(0, MASK, (batch, pos))
-    masked = rng.random((batch, pos)) < rate
-    masked[np.arange(batch), rng.integers(0, pos, batch)] = True
-    return torch.from_numpy(np.where(masked, MASK, tokens))
 
 
 def probabilities(network: FakeNetwork, canvas: np.ndarray) -> np.ndarray:
