@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,27 @@ from torch import Tensor
 
 class TaskError(ValueError):
     """A request that a task cannot meet."""
+
+
+def parsed_lines(path: Path, parse: Callable[[str], Tensor], limit: int | None = None) -> list[Tensor]:
+    """Returns what ``parse`` makes of each line of a file, at most ``limit``; blank lines are skipped.
+
+    Raises:
+        TaskError: Naming file and line, on a line that ``parse`` refuses, or a file that holds none or is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
+    found = []
+    for number, line in islice(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), limit):
+        try:
+            found.append(parse(line))
+        except TaskError as error:
+            raise TaskError(f"{path}, line {number}: {error}") from None
+    if not found:
+        raise TaskError(f"{path} holds no prompt; it needs one a line")
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from models.tasks.base import TaskError
+from models.tasks.base import TaskError, parsed_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,19 +107,7 @@ class Text:
         Raises:
             TaskError: Naming file and line, on a prompt that leaves nothing to write, or a file that holds none or is no text.
         """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
-        found = []
-        for number, line in islice(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), limit):
-            try:
-                found.append(self.parse(line)[0])
-            except TaskError as error:
-                raise TaskError(f"{path}, line {number}: {error}") from None
-        if not found:
-            raise TaskError(f"{path} holds no prompt; it needs one a line")
-        return found
+        return [one[0] for one in parsed_lines(path, self.parse, limit)]
 
     def prompt(self, examples: Any) -> Any:
         """Returns the sequences as they are."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.tasks.base import Batch, Document, TaskError, TrainingData
+from models.tasks.base import Batch, Document, TaskError, TrainingData, parsed_lines
 from models.tasks.stories.corpus import Story, read_stories
 
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
@@ -93,19 +92,7 @@ class Stories:
         Raises:
             TaskError: Naming file and line, on a prompt that cannot be written into, or a file that holds none or is no text.
         """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise TaskError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
-        found = []
-        for number, line in islice(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), limit):
-            try:
-                found.append(self.parse(line))
-            except TaskError as error:
-                raise TaskError(f"{path}, line {number}: {error}") from None
-        if not found:
-            raise TaskError(f"{path} holds no prompt; it needs one a line")
-        return torch.cat(found)
+        return torch.cat(parsed_lines(path, self.parse, limit))
 
     def prompt(self, examples: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """Returns the sequences as they are."""
