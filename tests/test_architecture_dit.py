@@ -1,4 +1,4 @@
-"""The diffusion transformer of MDLM, BD3-LM and SEDD computes what is published, from tensors under the published names."""
+"""The diffusion transformer of MDLM, BD3-LM, SEDD and GIDD computes what is published, from tensors under the published names."""
 
 import math
 from pathlib import Path
@@ -13,9 +13,11 @@ from torch.nn import functional
 from models.architectures.dit import (
     DiTConfig,
     DiTForMaskedDiffusion,
-    noise_of_canvas,
+    share_masked,
+    sigma_of,
+    time_of,
 )
-from models.families.dit import KEY_MAPPING, config_of_bd3lm, config_of_mdlm, config_of_sedd
+from models.families.dit import KEY_MAPPING, config_of_bd3lm, config_of_gidd, config_of_mdlm, config_of_sedd
 
 VOCAB, WIDTH, HEADS, LAYERS, COND, LENGTH = 13, 16, 2, 2, 6, 12
 MASK = VOCAB - 1
@@ -37,10 +39,23 @@ MDLM = {
 BD3LM = {**MDLM, "model_type": "bd3lm", "block_size": 4, "cross_attn": True, "adaln": True, "causal": False, "attn_backend": "flex"}
 SEDD_MODEL = {"name": "small", "hidden_size": WIDTH, "cond_dim": COND, "length": LENGTH, "n_blocks": LAYERS, "n_heads": HEADS}
 SEDD = {"tokens": MASK, "graph": {"type": "absorb"}, "noise": {"type": "loglinear"}, "model": SEDD_MODEL}
+GIDD = {
+    "model_type": "dit",
+    "vocab_size": VOCAB,
+    "max_seq_len": LENGTH,
+    "hidden_size": WIDTH,
+    "timestep_cond_dim": COND,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "attention_dropout": 0.0,
+    "p_uniform": 0.2,
+    "t_eps": 1e-4,
+}
 CONFIGS = {
     "mdlm": DiTConfig(**config_of_mdlm(MDLM)),
     "bd3lm": DiTConfig(**config_of_bd3lm(BD3LM)),
     "sedd": DiTConfig(**config_of_sedd(SEDD)),
+    "gidd": DiTConfig(**config_of_gidd(GIDD)),
 }
 
 SHAPES = {
@@ -139,7 +154,10 @@ def test_it_computes_what_is_published_from_tensors_under_the_published_names(tm
     buffers = {"backbone.rotary_emb.inv_freq": torch.ones(WIDTH // HEADS // 2)}
     noise = {"sampling_eps_min": torch.tensor(0.001), "sampling_eps_max": torch.tensor(0.999)}
     wrapped = {f"backbone.{name}": value for name, value in state.items()} | buffers
+    turns = {f"rotary_emb.{part}_cached": torch.ones(1, LENGTH, 3, 1, WIDTH // HEADS) for part in ("cos", "sin")}
+    times = torch.tensor([0.05, 0.5, 0.97])
     cases = {
+        "gidd": (state | turns, {"sigma": times}, times, None),
         "mdlm": (wrapped, {}, torch.zeros(3), None),
         "bd3lm": (wrapped | noise, {"attention_mask": block_causal(4)}, torch.zeros(3), block_causal(4)),
         "sedd": (state | {"rotary_emb.inv_freq": buffers["backbone.rotary_emb.inv_freq"]}, {"sigma": SIGMA}, SIGMA, None),
@@ -252,8 +270,26 @@ def test_the_noise_level_matters_to_a_network_that_is_told_it_and_to_no_other() 
 
 def test_the_noise_level_of_a_canvas_masks_its_share_of_tokens() -> None:
     masked = torch.arange(1000)[None] < torch.tensor([0, 1, 250, 999, 1000])[:, None]
-    sigma = noise_of_canvas(masked, None)
+    sigma = sigma_of(share_masked(masked, None))
     torch.testing.assert_close(1 - torch.exp(-sigma[:, 0]), torch.tensor([0, 0.001, 0.25, 0.999, 0.999]))
+
+
+@pytest.mark.parametrize("p_uniform", [0.0, 0.1, 0.2, 0.9])
+def test_the_time_of_a_canvas_is_when_hybrid_noise_masks_its_share(p_uniform: float) -> None:
+    time = torch.linspace(1e-4, 1 - 1e-4, 101, dtype=torch.float64)
+    replaced = 2 * p_uniform / (1 - p_uniform) * (time * (1 - time)).sqrt()
+    torch.testing.assert_close(time_of(time / (1 + replaced), p_uniform), time, atol=1e-9, rtol=1e-6)
+    assert time_of(torch.tensor([0.0, 1.0]), p_uniform).tolist() == pytest.approx([1e-4, 1 - 1e-4])
+
+
+@torch.no_grad()
+def test_a_network_of_hybrid_noise_takes_the_time_from_the_masks_it_sees(tmp_path: Path) -> None:
+    model, _ = opened(tmp_path, published_state(), CONFIGS["gidd"])
+    canvas = TOKENS.clamp(max=MASK - 1)
+    canvas[:, :5] = MASK
+    time = time_of(torch.full((3,), 5 / LENGTH), 0.2)
+    torch.testing.assert_close(model(canvas).logits, model(canvas, sigma=time).logits)
+    assert (model(canvas, sigma=time / 2).logits - model(canvas).logits).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -308,7 +344,8 @@ def test_configurations_say_what_the_published_ones_do() -> None:
         stated = (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.cond_dim)
         assert stated == (VOCAB, WIDTH, LAYERS, HEADS, COND), name
         assert (config.max_position_embeddings, config.mask_token_id, config.is_causal) == (LENGTH, MASK, False)
-        assert config.time_conditioning is (name == "sedd")
+        assert config.time_conditioning is (name in ("sedd", "gidd"))
+        assert config.p_uniform == (0.2 if name == "gidd" else None)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The diffusion transformer of SEDD, MDLM and BD3-LM, written anew so that their checkpoints open without remote code or flash-attn.
+"""The diffusion transformer of SEDD, MDLM, BD3-LM and GIDD, written anew so that their checkpoints open without remote code or flash-attn.
 
-All three are the text DiT of Lou et al. (2310.16834), after Peebles and Xie (2212.09748): pre-norm blocks with rotary positions, whose
+All four are the text DiT of Lou et al. (2310.16834), after Peebles and Xie (2212.09748): pre-norm blocks with rotary positions, whose
 norms are shifted and scaled, and whose branches are gated, by linear maps of an embedding of the noise level sigma (adaLN). They differ
-in what they are told: SEDD is told sigma; MDLM (2406.07524) and BD3-LM (2503.09573) always sigma = 0; BD3-LM has a block-causal mask.
+in what they are told: SEDD is told sigma, GIDD (2503.04482) the time t, MDLM (2406.07524) and BD3-LM (2503.09573) always sigma = 0; and
+BD3-LM has a block-causal mask.
 
 A token is masked with probability 1 - exp(-sigma). What SEDD publishes as its output, the logarithm of the score, is at a masked
 position ``logits - log(exp(sigma) - 1) - log(vocab_size - 1)``: the same distribution over tokens as these logits.
@@ -28,6 +29,8 @@ BASE = 10_000
 N_NOISE_FEATURES = 256
 ALWAYS_KEPT = 1e-3
 """The share of tokens that SEDD's log-linear schedule leaves unmasked at its end."""
+FIRST_TIME = 1e-4
+"""The least t that GIDD is trained at, and the least by which t falls short of 1 (its ``t_eps``)."""
 
 
 class DiTError(ValueError):
@@ -54,6 +57,8 @@ class DiTConfig(PreTrainedConfig):
     """Whether the noise level shifts, scales and gates at all."""
     time_conditioning: bool = False
     """Whether it is told the noise level; if not, that is 0 whatever it is given."""
+    p_uniform: float | None = None
+    """With ``time_conditioning``, the largest share of tokens that GIDD's hybrid noise replaces at random; None is told sigma."""
     mask_token_id: int = 50257
     """With ``time_conditioning``, the token whose share in a canvas tells its noise level."""
 
@@ -206,20 +211,35 @@ class DiTFinalNorm(nn.Module):
         return normed * (1 + scale) + shift
 
 
-def noise_of_canvas(
+def share_masked(
     masked: Bool[Tensor, "batch pos"], attention_mask: Float[Tensor, "#batch 1 #pos #pos"] | None
 ) -> Float[Tensor, "batch seen"]:
-    """Returns the noise level that masks as large a share of tokens as of those seen: one a canvas, or with a mask one a position.
+    """Returns the share of masks among the tokens seen: one a canvas, or with a mask one a position."""
+    share = masked.float()
+    if attention_mask is None:
+        return share.mean(dim=-1, keepdim=True)
+    seen = (attention_mask[:, 0] > -1).float().expand(len(masked), masked.shape[1], masked.shape[1])
+    return (seen * share[:, None]).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
+
+
+def sigma_of(share: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
+    """Returns the sigma that masks such a share of tokens.
 
     A time-conditioned network is so a function of the canvas alone, which loses nothing of the best possible one (2406.03736).
     """
-    share = masked.float()
-    if attention_mask is None:
-        share = share.mean(dim=-1, keepdim=True)
-    else:
-        seen = (attention_mask[:, 0] > -1).float().expand(len(masked), masked.shape[1], masked.shape[1])
-        share = (seen * share[:, None]).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
     return -torch.log1p(-share.clamp(max=1 - ALWAYS_KEPT))
+
+
+def time_of(share: Float[Tensor, "*row"], p_uniform: float) -> Float[Tensor, "*row"]:
+    """Returns the time at which GIDD's hybrid noise masks such a share m of tokens (2503.04482, section 3.3, with gamma = 1).
+
+    It masks t / (1 + c) of them and replaces c / (1 + c) at random, c = B sqrt(t (1 - t)), B = 2 p_uniform / (1 - p_uniform): so t is the
+    root from m on of (1 + m^2 B^2) t^2 - (2 m + m^2 B^2) t + m^2 = 0.
+    """
+    b = (share * 2 * p_uniform / (1 - p_uniform)).square()
+    linear = 2 * share + b
+    root = (linear.square() - 4 * (1 + b) * share.square()).clamp(min=0).sqrt()
+    return ((linear + root) / (2 * (1 + b))).clamp(FIRST_TIME, 1 - FIRST_TIME)
 
 
 class DiTForMaskedDiffusion(PreTrainedModel):
@@ -236,7 +256,7 @@ class DiTForMaskedDiffusion(PreTrainedModel):
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.num_hidden_layers)])
         self.final_norm = DiTFinalNorm(config)
         self.lm_head = ZeroLinear(config.hidden_size, config.vocab_size)
-        self._keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"^sampling_eps_(min|max)$"]  # no weights
+        self._keys_to_ignore_on_load_unexpected = [r"rotary_emb\.\w+$", r"^sampling_eps_(min|max)$"]  # no weights
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -251,7 +271,8 @@ class DiTForMaskedDiffusion(PreTrainedModel):
             return torch.zeros(len(input_ids), 1, device=input_ids.device)
         if sigma is not None:
             return sigma.reshape(len(input_ids), -1)
-        return noise_of_canvas(input_ids == self.config.mask_token_id, attention_mask)
+        share = share_masked(input_ids == self.config.mask_token_id, attention_mask)
+        return sigma_of(share) if self.config.p_uniform is None else time_of(share, self.config.p_uniform)
 
     def _added(self, mask: Tensor) -> Float[Tensor, "#batch 1 #pos #pos"]:
         """Returns a mask as it is added to attention scores; one of padding alone keeps the network's own regime."""
@@ -280,7 +301,8 @@ class DiTForMaskedDiffusion(PreTrainedModel):
             attention_mask: Of shape (batch or 1, 1, pos or 1, pos), in place of the network's own regime: 0 where a row sees a column, and
                 a large negative number where it does not; or of shape (batch, pos), beside it: 0 at padding.
             position_ids: By default 0, 1, 2, ...
-            sigma: Noise level of each canvas, or position; by default, if the network is told it, that of the share of masks it sees.
+            sigma: Noise level of each canvas, or position: sigma, or with ``p_uniform`` the time; by default, if the network is told it,
+                that of the share of masks it sees.
             use_cache: No; there is none.
             output_hidden_states: Whether to return the residual stream before the first block and after each.
 
@@ -334,5 +356,6 @@ DIT = Architecture(
     blocks="blocks",
     readout=("final_norm", "lm_head"),
     bridge=None,  # the adapter for BD3-LM takes what attention gives before its gate
-    source="kuleshov-group/mdlm models/dit.py, kuleshov-group/bd3lms models/hf, Score-Entropy-Discrete-Diffusion model/transformer.py",
+    source="kuleshov-group/mdlm models/dit.py, kuleshov-group/bd3lms models/hf, Score-Entropy-Discrete-Diffusion model/transformer.py, "
+    "dvruette/gidd gidd/models/modeling_dit.py",
 )

@@ -289,6 +289,11 @@ _MDLM = {
     "time_conditioning": False,
 }  # fmt: skip
 _SEDD = {"tokens": ROWS - 1, "graph": {"type": "absorb"}, "noise": {"type": "loglinear"}, "model": {"name": "small", "length": 64, **_DIT}}
+_GIDD = {
+    "architectures": ["DIT"], "model_type": "dit", "vocab_size": ROWS, "max_seq_len": 64, "hidden_size": 32, "timestep_cond_dim": 8,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "attention_dropout": 0.0, "p_uniform": 0.1, "t_eps": 1e-4,
+    "auto_map": {"AutoConfig": "configuration_dit.DITConfig", "AutoModelForMaskedLM": "modeling_dit.DIT"},
+}  # fmt: skip
 _FULL: Facts = ("masked", "full", 0, None)
 _BACKBONE = renamed(*_DIT_NAMES, (r"^", "backbone."))
 
@@ -346,6 +351,9 @@ PUBLISHED: dict[str, Published] = {
         tokenizer_class="",
     ),
     "sedd": Published(_FULL, _SEDD, {**_DIT_NATIVE, "time_conditioning": True}, renamed(*_DIT_NAMES), named=True, tokenizer_class=""),
+    "gidd": Published(
+        _FULL, _GIDD, {**_DIT_NATIVE, "time_conditioning": True, "p_uniform": 0.1}, renamed(*_DIT_NAMES), "[MASK]", tokenizer_class=""
+    ),
     "bert": _encoder("bert", "BertForMaskedLM", "[MASK]", _bert),
     "roberta": _encoder("roberta", "RobertaForMaskedLM", "<mask>", _roberta, max_position_embeddings=66),
     "modernbert": _encoder(
